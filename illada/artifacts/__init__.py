@@ -1,0 +1,23 @@
+"""Content-addressed, atomically published stage outputs."""
+
+from illada.artifacts.files import atomic_path, sha256_file, write_json, write_text
+from illada.artifacts.fingerprint import StageIdentity, canonical_json, fingerprint
+from illada.artifacts.progress import NoProgress, Progress, StageInterrupted
+from illada.artifacts.store import Artifact, ArtifactError, Attempt, Store
+
+__all__ = [
+    "Artifact",
+    "ArtifactError",
+    "Attempt",
+    "NoProgress",
+    "Progress",
+    "StageIdentity",
+    "StageInterrupted",
+    "Store",
+    "atomic_path",
+    "canonical_json",
+    "fingerprint",
+    "sha256_file",
+    "write_json",
+    "write_text",
+]

@@ -1,0 +1,221 @@
+"""The artifact store: content-addressed stage outputs, published once and never changed.
+
+Layout of one artifact, under ``<store>/<stage>/<fingerprint[:32]>/``::
+
+    work/           resumable scratch, shared by all attempts of this fingerprint; removed on publication
+    attempt-<id>/   a private folder for one attempt; the winning one holds the artifact's files
+    record.json     published create-if-absent (a hard link): its presence *is* the artifact's existence
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import shutil
+import time
+import uuid
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from illada.artifacts.files import sha256_file, write_json
+from illada.artifacts.fingerprint import StageIdentity, fingerprint
+from illada.artifacts.provenance import code_provenance
+
+RECORD_VERSION = 1
+
+
+class ArtifactError(ValueError):
+    """A stored artifact is damaged, unreadable or was written by a newer version; says which file."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Artifact:
+    """A published stage output. `record` is the parsed record.json; files are looked up by their logical name."""
+
+    root: Path
+    record: Mapping[str, Any]
+
+    @property
+    def stage(self) -> str:
+        """Name of the stage that built it."""
+        return str(self.record["stage"])
+
+    @property
+    def fingerprint(self) -> str:
+        """Identity: what the output is a function of."""
+        return str(self.record["fingerprint"])
+
+    @property
+    def content(self) -> str:
+        """Digest of the output itself (names, sizes, checksums): what a consumer of *external* data depends on."""
+        return fingerprint({file["name"]: [file["bytes"], file["sha256"]] for file in self.record["files"]})
+
+    @property
+    def statistics(self) -> Mapping[str, Any]:
+        """What the build returned."""
+        statistics: Mapping[str, Any] = self.record["statistics"]
+        return statistics
+
+    @property
+    def names(self) -> list[str]:
+        """Logical names of all files, sorted."""
+        return sorted(file["name"] for file in self.record["files"])
+
+    @property
+    def folder(self) -> Path:
+        """The folder that holds the files under their logical names."""
+        return self.root / str(self.record["attempt"])
+
+    def path(self, name: str) -> Path:
+        """Where the file called `name` is. Raises ArtifactError when the artifact has no such file."""
+        if not any(file["name"] == name for file in self.record["files"]):
+            raise ArtifactError(
+                f"artifact {self.stage}/{self.fingerprint[:12]} has no file {name!r}; it has {self.names}"
+            )
+        return self.folder / name
+
+    def verify(self, checksums: bool = True) -> None:
+        """Check every file's presence, size and (by default) sha256. Raises ArtifactError naming the first bad file."""
+        for file in self.record["files"]:
+            path = self.folder / file["name"]
+            if not path.is_file():
+                raise ArtifactError(
+                    f"{path}: missing from artifact {self.stage}/{self.fingerprint[:12]}; {self._cure()}"
+                )
+            size = path.stat().st_size
+            if size != file["bytes"]:
+                raise ArtifactError(f"{path}: {size} bytes, its record says {file['bytes']}; {self._cure()}")
+            if checksums and sha256_file(path) != file["sha256"]:
+                raise ArtifactError(f"{path}: its sha256 differs from its record; {self._cure()}")
+
+    def _cure(self) -> str:
+        return f"delete {self.root} and run again to rebuild it"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Attempt:
+    """One try at building an artifact: write into `output`, keep resumable progress in `work`.
+
+    `epoch` is the fencing epoch of the driver's lease; checkpoints carry it.
+    """
+
+    identity: StageIdentity
+    output: Path
+    work: Path
+    epoch: int = 0
+
+    def adopt(self, source: Path, name: str) -> None:
+        """Make a finished file or folder of `work` part of the output, by hard links: a crash here loses nothing."""
+        target = self.output / name
+        target.parent.mkdir(parents=True, exist_ok=True)
+        if source.is_dir():
+            shutil.copytree(source, target, copy_function=os.link)
+        else:
+            os.link(source, target)
+
+
+class Store:
+    """A folder of artifacts. Any number of processes may use it at once."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root.resolve()
+
+    def find(self, identity: StageIdentity, checksums: bool = True) -> Artifact | None:
+        """The published artifact of this identity, verified, or None. Raises ArtifactError when it is damaged."""
+        folder = self._folder(identity.stage, identity.fingerprint)
+        if not (folder / "record.json").exists():
+            return None
+        artifact = _open(folder)
+        artifact.verify(checksums)
+        return artifact
+
+    def open(self, stage: str, fingerprint: str) -> Artifact:
+        """The artifact by stage name and (full or 32-digit) fingerprint, unverified. Raises ArtifactError if absent."""
+        folder = self._folder(stage, fingerprint)
+        if not (folder / "record.json").exists():
+            raise ArtifactError(f"{folder}: no such artifact")
+        return _open(folder)
+
+    @contextlib.contextmanager
+    def attempt(self, identity: StageIdentity, epoch: int = 0) -> Iterator[Attempt]:
+        """A private attempt; its output folder is removed when the block raises. `work` stays."""
+        folder = self._folder(identity.stage, identity.fingerprint)
+        output, work = folder / f"attempt-{uuid.uuid4().hex[:12]}", folder / "work"
+        output.mkdir(parents=True)
+        work.mkdir(exist_ok=True)
+        try:
+            yield Attempt(identity=identity, output=output, work=work, epoch=epoch)
+        except BaseException:
+            shutil.rmtree(output, ignore_errors=True)
+            raise
+
+    def publish(
+        self, attempt: Attempt, statistics: Mapping[str, Any], placement: Mapping[str, Any], started: float
+    ) -> Artifact:
+        """Publish what `attempt` wrote; the first attempt to publish wins and every other gets the winner's artifact.
+
+        `started` is the build's start in seconds since the epoch; `placement` is kept for provenance only.
+        """
+        identity, folder = attempt.identity, attempt.output.parent
+        files = [
+            {
+                "name": path.relative_to(attempt.output).as_posix(),
+                "bytes": path.stat().st_size,
+                "sha256": sha256_file(path),
+            }
+            for path in sorted(attempt.output.rglob("*"))
+            if path.is_file()
+        ]
+        record = {
+            "record_version": RECORD_VERSION,
+            "stage": identity.stage,
+            "version": identity.version,
+            "fingerprint": identity.fingerprint,
+            "config": identity.config,
+            "inputs": identity.inputs,
+            "attempt": attempt.output.name,
+            "epoch": attempt.epoch,
+            "files": files,
+            "statistics": statistics,
+            "placement": placement,
+            "started": started,
+            "seconds": time.time() - started,
+            "provenance": code_provenance(),
+        }
+        draft = attempt.output.with_suffix(".record")
+        write_json(draft, record)
+        try:
+            os.link(draft, folder / "record.json")
+        except FileExistsError:
+            shutil.rmtree(attempt.output, ignore_errors=True)
+        finally:
+            draft.unlink()
+        artifact = _open(folder)
+        if artifact.record["attempt"] == attempt.output.name:
+            _clean(folder, keep=attempt.output.name)
+        return artifact
+
+    def _folder(self, stage: str, fingerprint: str) -> Path:
+        return self.root / stage / fingerprint[:32]
+
+
+def _open(folder: Path) -> Artifact:
+    path = folder / "record.json"
+    try:
+        record = json.loads(path.read_text(encoding="utf-8"))
+        version = record["record_version"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ArtifactError(f"{path}: is not a readable artifact record ({error})") from None
+    if version > RECORD_VERSION:
+        raise ArtifactError(f"{path}: written by a newer illada (record version {version}); upgrade to read it")
+    return Artifact(root=folder, record=record)
+
+
+def _clean(folder: Path, keep: str) -> None:
+    """Remove scratch and beaten attempts. Whatever another attempt still holds open it may lose: it has lost already."""
+    for path in folder.iterdir():
+        if path.name not in (keep, "record.json"):
+            shutil.rmtree(path, ignore_errors=True) if path.is_dir() else path.unlink(missing_ok=True)

@@ -1,0 +1,131 @@
+"""What goes in and how text becomes tokens: sources, curation, deduplication, tokenizer, shards, instruction pairs."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal, Self
+
+from pydantic import Field, model_validator
+
+from illada.config.base import Config
+
+
+class WebDocs(Config):
+    """HTML documentation of a Debian-family system, downloaded (never installed) and archived as WARC.
+
+    Elsewhere `fallback_warc` is fetched over HTTPS; with neither, the pages Python's own pydoc renders plus installed
+    READMEs are archived the same way.
+    """
+
+    kind: Literal["web-docs"] = "web-docs"
+    name: str
+    packages: tuple[str, ...] = Field(min_length=1)
+    pages: int = Field(gt=0)
+    fallback_warc: str | None = None
+    licence: str = "various"
+
+
+class PythonCode(Config):
+    """Python sources and docstrings of the installed environment."""
+
+    kind: Literal["python-code"] = "python-code"
+    name: str
+    files: int = Field(gt=0)
+    licence: str = "various"
+
+
+class WarcFiles(Config):
+    """WARC files (gzip or plain) by path or glob."""
+
+    kind: Literal["warc"] = "warc"
+    name: str
+    paths: tuple[str, ...] = Field(min_length=1)
+    licence: str = "unknown"
+
+
+class TextFiles(Config):
+    """Parquet or JSON-lines files (plain, .gz or .zst), or folders saved by `datasets`, by path or glob; one text column."""
+
+    kind: Literal["parquet", "jsonl", "hf-dataset"]
+    name: str
+    paths: tuple[str, ...] = Field(min_length=1)
+    text_column: str = "text"
+    id_column: str | None = None
+    url_column: str | None = None
+    licence: str = "unknown"
+
+
+Source = Annotated[WebDocs | PythonCode | WarcFiles | TextFiles, Field(discriminator="kind")]
+
+
+class Curate(Config):
+    """Extraction and quality filters (Gopher, arXiv 2112.11446; C4, arXiv 1910.10683; FineWeb, arXiv 2406.17557)."""
+
+    extraction: Literal["trafilatura", "resiliparse"] = "resiliparse"
+    languages: tuple[str, ...] = ("en", "fr", "de", "es", "it", "pt", "nl", "ru")
+    language_threshold: float = Field(default=0.65, ge=0, le=1)
+    url_filter: bool = True
+    gopher_repetition: bool = True
+    gopher_quality: bool = True
+    c4: bool = True
+    fineweb: bool = True
+    min_words: int = Field(default=50, ge=0)
+    max_words: int = Field(default=100_000, gt=0)
+    rejected_sample: float = Field(default=0.05, ge=0, le=1)
+
+
+class Deduplicate(Config):
+    """Exact and MinHash-LSH near-duplicate removal (bands x rows over word shingles), then PII formatting."""
+
+    ngram: int = Field(default=5, gt=0)
+    bands: int = Field(default=14, gt=0)
+    rows: int = Field(default=8, gt=0)
+    seed: int = 1
+    format_pii: bool = True
+
+
+class Tokenizer(Config):
+    """Byte-level BPE. `sample_bytes` of documents, chosen by hash, train it."""
+
+    vocab_size: int = Field(gt=256 + 8)
+    sample_bytes: int = Field(default=20_000_000, gt=0)
+    min_frequency: int = Field(default=2, ge=1)
+
+
+class Tokenize(Config):
+    """Arrow token shards; `held_out` is the fraction of documents (by hash of their id) kept for evaluation."""
+
+    shard_tokens: int = Field(default=2**28, gt=0)
+    held_out: float = Field(default=0.01, gt=0, lt=0.5)
+    seed: int = 0
+
+
+class Pairs(Config):
+    """Instruction data: conversations from files, or made from the curated documents themselves.
+
+    `files` are JSON-lines of {"messages": [{"role", "content"}, ...]} or {"prompt", "response"}; with none, pairs are
+    derived (docstring -> signature, title -> section).
+    """
+
+    files: tuple[str, ...] = ()
+    max_pairs: int = Field(default=100_000, gt=0)
+    max_characters: int = Field(default=2_000, gt=0)
+    held_out: float = Field(default=0.02, gt=0, lt=0.5)
+    seed: int = 0
+
+
+class DataConfig(Config):
+    """Everything from sources to shards."""
+
+    sources: tuple[Source, ...] = Field(min_length=1)
+    curate: Curate = Curate()
+    deduplicate: Deduplicate = Deduplicate()
+    tokenizer: Tokenizer
+    tokenize: Tokenize = Tokenize()
+    pairs: Pairs = Pairs()
+
+    @model_validator(mode="after")
+    def _unique_names(self) -> Self:
+        names = [source.name for source in self.sources]
+        if len(set(names)) != len(names):
+            raise ValueError(f"source names must differ, got {names}")
+        return self

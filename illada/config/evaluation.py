@@ -1,0 +1,34 @@
+"""How a released model is measured and sampled."""
+
+from __future__ import annotations
+
+from pydantic import Field
+
+from illada.config.base import Config
+
+
+class Evaluate(Config):
+    """Monte-Carlo bound on the held-out negative log-likelihood: `draws` noise levels for each of `windows` windows."""
+
+    windows: int = Field(default=64, gt=1)
+    draws: int = Field(default=8, gt=0)
+    seed: int = Field(default=0, ge=0)
+
+
+class Generate(Config):
+    """Variable-length block generation with low-confidence remasking (LLaDA, appendix; iLLaDA, section on inference)."""
+
+    max_new_tokens: int = Field(default=64, gt=0)
+    block: int = Field(default=32, gt=0)
+    steps_per_block: int = Field(default=32, gt=0)
+    temperature: float = Field(default=0.0, ge=0)
+    prompts: tuple[str, ...] = ()
+    seed: int = Field(default=0, ge=0)
+
+
+class Release(Config):
+    """What the model card says of itself."""
+
+    model_name: str
+    licence: str = "apache-2.0"
+    description: str = ""

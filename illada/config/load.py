@@ -1,0 +1,125 @@
+"""YAML in, the same YAML out; `extends:` derives a run from another in a few readable lines (base + differences)."""
+
+from __future__ import annotations
+
+import difflib
+import types
+import typing
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+import yaml
+from pydantic import BaseModel, ValidationError
+
+from illada.config.base import Config, ConfigError
+
+C = TypeVar("C", bound=Config)
+
+
+def load_config(path: str | Path, kind: type[C], overrides: Sequence[str] = ()) -> C:
+    """Read `path` (following `extends:`), apply `key.sub=value` overrides, and validate.
+
+    Raises:
+        ConfigError: an unreadable file, an unknown key (with the nearest valid name), a wrong value; names file and key.
+    """
+    raw = _read(Path(path), seen=())
+    for override in overrides:
+        _set(raw, override)
+    return parse_config(raw, kind, where=str(path))
+
+
+def parse_config(raw: Mapping[str, Any], kind: type[C], where: str = "configuration") -> C:
+    """Validate an already-read mapping. Raises ConfigError naming `where` and every bad key."""
+    try:
+        return kind.model_validate(dict(raw))
+    except ValidationError as error:
+        lines = [_explain(item, kind) for item in error.errors()]
+        raise ConfigError(f"{where}: " + "; ".join(lines)) from None
+
+
+def dump_config(config: Config) -> str:
+    """The configuration as YAML, complete with defaults; loading it again gives an equal record."""
+    return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True, width=120)
+
+
+def _read(path: Path, seen: tuple[Path, ...]) -> dict[str, Any]:
+    path = path.resolve()
+    if path in seen:
+        raise ConfigError(f"{path}: `extends` goes round in a circle through {', '.join(map(str, seen))}")
+    try:
+        text = path.read_text(encoding="utf-8")
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot be read ({error.strerror}); give the path of a YAML configuration") from None
+    except UnicodeDecodeError:
+        raise ConfigError(f"{path}: is not UTF-8 text; give the path of a YAML configuration") from None
+    try:
+        raw = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{path}: is not YAML ({' '.join(str(error).split())})") from None
+    if not isinstance(raw, dict):
+        raise ConfigError(f"{path}: must hold a mapping of keys, got {type(raw).__name__}")
+    base = raw.pop("extends", None)
+    if base is None:
+        return raw
+    return _merge(_read(path.parent / str(base), (*seen, path)), raw)
+
+
+def _merge(base: dict[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
+    merged = dict(base)
+    for key, value in changes.items():
+        old = merged.get(key)
+        merged[key] = _merge(old, value) if isinstance(old, dict) and isinstance(value, Mapping) else value
+    return merged
+
+
+def _set(raw: dict[str, Any], override: str) -> None:
+    key, equals, text = override.partition("=")
+    if not equals or not key:
+        raise ConfigError(f"override {override!r}: write it as key.sub=value")
+    *parents, last = key.split(".")
+    node = raw
+    for parent in parents:
+        child = node.setdefault(parent, {})
+        if not isinstance(child, dict):
+            raise ConfigError(f"override {override!r}: {parent} is not a section")
+        node = child
+    node[last] = yaml.safe_load(text)
+
+
+def _explain(item: Mapping[str, Any], kind: type[BaseModel]) -> str:
+    location = tuple(item["loc"])
+    key = ".".join(str(part) for part in location) or "configuration"
+    if item["type"] != "extra_forbidden":
+        message = str(item["msg"]).removeprefix("Value error, ")
+        return f"{key}: {message}" if location else message
+    valid = sorted({name for model in _models_at(kind, location[:-1]) for name in model.model_fields})
+    near = difflib.get_close_matches(str(location[-1]), valid, n=1, cutoff=0.5)
+    hint = f"did you mean {near[0]!r}?" if near else f"valid keys: {', '.join(valid)}"
+    return f"{key}: unknown key; {hint}"
+
+
+def _models_at(kind: Any, location: tuple[Any, ...]) -> list[type[BaseModel]]:
+    """The record types a dotted location may stand for (unions give several; discriminator tags narrow them)."""
+    models = [model for model in _flatten(kind)]
+    for part in location:
+        following: list[type[BaseModel]] = []
+        for model in models:
+            if isinstance(part, str) and part in model.model_fields:
+                following += _flatten(model.model_fields[part].annotation)
+        if following:
+            models = following
+            continue
+        tagged = [m for m in models if "kind" in m.model_fields and part in _tags(m)]
+        models = tagged or models  # an index into a sequence, or a union member's tag
+    return models
+
+
+def _tags(model: type[BaseModel]) -> tuple[Any, ...]:
+    return typing.get_args(model.model_fields["kind"].annotation)
+
+
+def _flatten(annotation: Any) -> list[type[BaseModel]]:
+    if isinstance(annotation, type) and not isinstance(annotation, types.GenericAlias):
+        return [annotation] if issubclass(annotation, BaseModel) else []
+    return [model for argument in typing.get_args(annotation) for model in _flatten(argument)]

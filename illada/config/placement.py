@@ -1,0 +1,47 @@
+"""Where and on what a run happens. Nothing here changes a result, so nothing here is part of any fingerprint."""
+
+from __future__ import annotations
+
+from pydantic import Field
+
+from illada.config.base import Config
+
+
+class DataPlacement(Config):
+    """Long-lived Ray actors of the data stages."""
+
+    workers: int = Field(default=2, gt=0)
+    cpus_per_worker: float = Field(default=1.0, gt=0)
+
+
+class TrainPlacement(Config):
+    """Ranks of a training stage = tensor x pipeline x data; `micro_batch` windows go through a rank at a time."""
+
+    tensor: int = Field(default=1, gt=0)
+    pipeline: int = Field(default=1, gt=0)
+    data: int = Field(default=1, gt=0)
+    micro_batch: int = Field(default=1, gt=0)
+    cpus_per_rank: float = Field(default=1.0, gt=0)
+    gpus_per_rank: float = Field(default=0.0, ge=0)
+    checkpoint_steps: int = Field(default=1000, gt=0)
+    keep_checkpoints: int = Field(default=2, gt=0)
+    max_failures: int = Field(default=3, ge=0)
+
+    @property
+    def ranks(self) -> int:
+        """Number of training processes."""
+        return self.tensor * self.pipeline * self.data
+
+
+class Placement(Config):
+    """Paths are relative to the working directory unless absolute. `ray_address` None starts an embedded Ray."""
+
+    store: str = "out/store"
+    output: str = "out"
+    database: str | None = None
+    ray_address: str | None = None
+    ray_cpus: int | None = Field(default=None, gt=0)
+    object_store_mb: int = Field(default=200, ge=80)
+    data: DataPlacement = DataPlacement()
+    pretrain: TrainPlacement = TrainPlacement()
+    sft: TrainPlacement = TrainPlacement()

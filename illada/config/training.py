@@ -1,0 +1,67 @@
+"""How a model is trained: objective, optimizer, learning-rate schedule, duration. All of it is identity."""
+
+from __future__ import annotations
+
+from typing import Literal, Self
+
+from pydantic import Field, model_validator
+
+from illada.config.base import Config
+
+
+class Objective(Config):
+    """Masked diffusion (LLaDA, arXiv 2502.09992, eq. 3): t ~ U(0,1), p = (1 - eps) t + eps, cross-entropy / p.
+
+    `random_split` is the probability that a window is cut at a random position into two segments which attend only
+    within themselves (iLLaDA's random length).
+    """
+
+    kind: Literal["masked"] = "masked"
+    eps: float = Field(default=1e-3, gt=0, lt=1)
+    random_split: float = Field(default=0.3, ge=0, le=1)
+
+
+class Optimizer(Config):
+    """AdamW with decoupled weight decay and global gradient-norm clipping."""
+
+    beta1: float = Field(default=0.9, ge=0, lt=1)
+    beta2: float = Field(default=0.95, ge=0, lt=1)
+    eps: float = Field(default=1e-8, gt=0)
+    weight_decay: float = Field(default=0.1, ge=0)
+    clip: float = Field(default=1.0, gt=0)
+
+
+class Schedule(Config):
+    """Linear warmup from 0 to `peak`, constant, then decay to `minimum` over the last `decay_fraction` of all steps."""
+
+    peak: float = Field(gt=0)
+    minimum: float = Field(ge=0)
+    warmup_steps: int = Field(ge=0)
+    decay: Literal["cosine", "linear"]
+    decay_fraction: float = Field(ge=0, le=1)
+
+    @model_validator(mode="after")
+    def _ordered(self) -> Self:
+        if self.minimum > self.peak:
+            raise ValueError(f"minimum learning rate {self.minimum} is above the peak {self.peak}")
+        return self
+
+
+class Training(Config):
+    """One training stage. `steps` or `epochs` sets its length; `global_batch` counts windows a step."""
+
+    window: int = Field(gt=1)
+    global_batch: int = Field(gt=0)
+    steps: int | None = Field(default=None, gt=0)
+    epochs: int | None = Field(default=None, gt=0)
+    objective: Objective = Objective()
+    optimizer: Optimizer = Optimizer()
+    schedule: Schedule
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    seed: int = Field(default=0, ge=0)
+
+    @model_validator(mode="after")
+    def _one_duration(self) -> Self:
+        if (self.steps is None) == (self.epochs is None):
+            raise ValueError("give exactly one of `steps` and `epochs`")
+        return self

@@ -1,0 +1,70 @@
+"""The whole configuration of a run, and every check that needs more than one part of it."""
+
+from __future__ import annotations
+
+from typing import Any, Self
+
+from pydantic import Field, model_validator
+
+from illada.config.base import Config
+from illada.config.data import DataConfig
+from illada.config.evaluation import Evaluate, Generate, Release
+from illada.config.model import ModelConfig
+from illada.config.placement import Placement, TrainPlacement
+from illada.config.training import Training
+
+
+class WorkflowConfig(Config):
+    """One run from sources to release. `name` is the default run id; everything but `placement` is identity."""
+
+    name: str = Field(pattern=r"^[a-z0-9][a-z0-9._-]{0,62}$")
+    data: DataConfig
+    model: ModelConfig
+    pretrain: Training
+    sft: Training
+    evaluate: Evaluate = Evaluate()
+    generate: Generate = Generate()
+    release: Release
+    placement: Placement = Placement()
+
+    def identity(self) -> dict[str, Any]:
+        """Everything that can change a result; two configurations with equal identity are the same run."""
+        return self.model_dump(mode="json", exclude={"placement"})
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        if self.data.tokenizer.vocab_size != self.model.vocab_size:
+            raise ValueError(
+                f"model.vocab_size {self.model.vocab_size} must equal data.tokenizer.vocab_size "
+                f"{self.data.tokenizer.vocab_size}"
+            )
+        for stage, training, placement in (
+            ("pretrain", self.pretrain, self.placement.pretrain),
+            ("sft", self.sft, self.placement.sft),
+        ):
+            if training.window > self.model.max_positions:
+                raise ValueError(
+                    f"{stage}.window {training.window} is longer than model.max_positions {self.model.max_positions}"
+                )
+            _check_layout(stage, training, placement, self.model)
+        return self
+
+
+def _check_layout(stage: str, training: Training, placement: TrainPlacement, model: ModelConfig) -> None:
+    tensor, pipeline = placement.tensor, placement.pipeline
+    for what, count in (
+        ("model.heads", model.heads),
+        ("model.kv_heads", model.kv_heads),
+        ("model.ffn_size", model.ffn_size),
+        ("model.vocab_size", model.vocab_size),
+    ):
+        if count % tensor:
+            raise ValueError(f"placement.{stage}.tensor {tensor} does not divide {what} {count}")
+    if model.layers % pipeline:
+        raise ValueError(f"placement.{stage}.pipeline {pipeline} does not divide model.layers {model.layers}")
+    per_step = placement.data * placement.micro_batch
+    if training.global_batch % per_step:
+        raise ValueError(
+            f"{stage}.global_batch {training.global_batch} is not a multiple of placement.{stage}.data x micro_batch "
+            f"= {per_step}"
+        )
