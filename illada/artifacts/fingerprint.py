@@ -35,7 +35,7 @@ def fingerprint(value: Any) -> str:
 
 
 def canonical_json(value: Any) -> str:
-    """JSON with sorted keys and no white space; only str-keyed mappings, lists, tuples, str, int, finite float, bool, None."""
+    """JSON with sorted keys and no white space: str-keyed mappings, sequences, str, int, finite float, bool, None."""
     return json.dumps(_plain(value, "value"), sort_keys=True, separators=(",", ":"), ensure_ascii=True, allow_nan=False)
 
 

@@ -215,7 +215,7 @@ def _open(folder: Path) -> Artifact:
 
 
 def _clean(folder: Path, keep: str) -> None:
-    """Remove scratch and beaten attempts. Whatever another attempt still holds open it may lose: it has lost already."""
+    """Remove scratch and beaten attempts: what another attempt still writes, it has lost already."""
     for path in folder.iterdir():
         if path.name not in (keep, "record.json"):
             shutil.rmtree(path, ignore_errors=True) if path.is_dir() else path.unlink(missing_ok=True)

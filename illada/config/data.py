@@ -43,7 +43,7 @@ class WarcFiles(Config):
 
 
 class TextFiles(Config):
-    """Parquet or JSON-lines files (plain, .gz or .zst), or folders saved by `datasets`, by path or glob; one text column."""
+    """Parquet, JSON-lines (plain, .gz, .zst) or folders saved by `datasets`, by path or glob, with one text column."""
 
     kind: Literal["parquet", "jsonl", "hf-dataset"]
     name: str

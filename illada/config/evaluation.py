@@ -16,7 +16,7 @@ class Evaluate(Config):
 
 
 class Generate(Config):
-    """Variable-length block generation with low-confidence remasking (LLaDA, appendix; iLLaDA, section on inference)."""
+    """Variable-length block generation with low-confidence remasking (LLaDA, iLLaDA)."""
 
     max_new_tokens: int = Field(default=64, gt=0)
     block: int = Field(default=32, gt=0)

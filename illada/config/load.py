@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-import types
+import inspect
 import typing
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -21,7 +21,7 @@ def load_config(path: str | Path, kind: type[C], overrides: Sequence[str] = ()) 
     """Read `path` (following `extends:`), apply `key.sub=value` overrides, and validate.
 
     Raises:
-        ConfigError: an unreadable file, an unknown key (with the nearest valid name), a wrong value; names file and key.
+        ConfigError: unreadable file, unknown key (with the nearest valid name), wrong value; names file and key.
     """
     raw = _read(Path(path), seen=())
     for override in overrides:
@@ -101,7 +101,7 @@ def _explain(item: Mapping[str, Any], kind: type[BaseModel]) -> str:
 
 def _models_at(kind: Any, location: tuple[Any, ...]) -> list[type[BaseModel]]:
     """The record types a dotted location may stand for (unions give several; discriminator tags narrow them)."""
-    models = [model for model in _flatten(kind)]
+    models = _flatten(kind)
     for part in location:
         following: list[type[BaseModel]] = []
         for model in models:
@@ -120,6 +120,6 @@ def _tags(model: type[BaseModel]) -> tuple[Any, ...]:
 
 
 def _flatten(annotation: Any) -> list[type[BaseModel]]:
-    if isinstance(annotation, type) and not isinstance(annotation, types.GenericAlias):
-        return [annotation] if issubclass(annotation, BaseModel) else []
+    if inspect.isclass(annotation) and issubclass(annotation, BaseModel):
+        return [annotation]
     return [model for argument in typing.get_args(annotation) for model in _flatten(argument)]

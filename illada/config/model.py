@@ -1,4 +1,4 @@
-"""The architecture of a model: one record builds the Megatron module for training and the released Hugging Face twin."""
+"""The architecture: one record builds the Megatron module for training and the released Hugging Face twin."""
 
 from __future__ import annotations
 

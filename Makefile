@@ -1,0 +1,42 @@
+# `make demo` and `make test` are all a new user needs; both install what they use into .venv first.
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
+BIN := .venv/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check --no-input -q
+CONFIG ?= configs/workflows/demo.yaml
+
+.PHONY: demo test test-slow lint types check bench clean
+
+demo: .venv/.runtime
+	$(BIN)/illada run $(CONFIG)
+
+test: .venv/.dev
+	$(BIN)/python -m pytest
+
+test-slow: .venv/.dev
+	$(BIN)/python -m pytest -m "slow or faults"
+
+lint: .venv/.dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/lint-imports
+
+types: .venv/.dev
+	$(BIN)/mypy
+
+check: lint types test
+
+clean:
+	rm -rf .venv out
+
+# Bytecode is compiled on first import instead of for every file of every package: a third of the installation time.
+.venv/.runtime: pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11))' || \
+		{ echo "Python 3.11 is needed (found $$($(PYTHON) --version 2>&1)); run: make PYTHON=/path/to/python3.11"; exit 1; }
+	@echo "installing into .venv (once, about two minutes) ..."
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(PIP) install --no-compile -c constraints.txt -e .
+	@touch $@
+
+.venv/.dev: .venv/.runtime
+	$(PIP) install --no-compile -c constraints.txt -e ".[dev]"
+	@touch $@
