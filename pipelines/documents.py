@@ -1,0 +1,85 @@
+"""The document: a text and where it came from, and its Parquet form (zstd), read and written in bounded memory.
+
+Every stage between acquisition and tokenization exchanges this schema. Files are written atomically, and their bytes
+depend on the documents alone.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, fields
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from illada.artifacts import Artifact, atomic_path
+
+SCHEMA = pa.schema(
+    [
+        ("text", pa.large_string()),
+        ("id", pa.string()),
+        ("url", pa.string()),
+        ("source", pa.string()),
+        ("language", pa.string()),
+        ("language_score", pa.float64()),
+        ("title", pa.string()),
+    ]
+)
+ROW_GROUP = 1000
+"""Documents held in memory at once when reading or writing."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TextDocument:
+    """One text. `id` is 32 hexadecimal digits, `language` an ISO 639 code or "python"; `title` may be empty."""
+
+    text: str
+    id: str
+    url: str
+    source: str
+    language: str
+    language_score: float
+    title: str = ""
+
+    @property
+    def bytes(self) -> int:
+        """Size of the text in UTF-8."""
+        return len(self.text.encode())
+
+
+def document_id(source: str, *parts: str | bytes) -> str:
+    """128 bits of sha256 over the source's name and what identifies the document within it, as hexadecimal digits."""
+    digest = hashlib.sha256(source.encode())
+    for part in parts:
+        data = part if isinstance(part, bytes) else part.encode(errors="surrogatepass")
+        digest.update(len(data).to_bytes(8, "little") + data)
+    return digest.hexdigest()[:32]
+
+
+def write_documents(path: Path, documents: Iterable[TextDocument]) -> int:
+    """Replace `path` by a Parquet file of `documents`, atomically; returns how many there were."""
+    names = [field.name for field in fields(TextDocument)]
+    stream, count = iter(documents), 0
+    with atomic_path(path) as temporary, pq.ParquetWriter(temporary, SCHEMA, compression="zstd") as writer:
+        while group := list(itertools.islice(stream, ROW_GROUP)):
+            columns = {name: [getattr(document, name) for document in group] for name in names}
+            writer.write_table(pa.table(columns, schema=SCHEMA))
+            count += len(group)
+    return count
+
+
+def read_documents(path: Path, first: int = 0, count: int | None = None) -> Iterator[TextDocument]:
+    """The documents of one file in order, or `count` row groups of it from group `first` on."""
+    with pq.ParquetFile(path) as file:
+        last = file.num_row_groups if count is None else min(first + count, file.num_row_groups)
+        for group in range(first, last):
+            for row in file.read_row_group(group, columns=SCHEMA.names).to_pylist():
+                yield TextDocument(**row)
+
+
+def document_files(artifact: Artifact) -> list[Path]:
+    """The files of an artifact's `documents/` folder, in the order that defines document order."""
+    return [artifact.path(name) for name in artifact.names if name.startswith("documents/")]

@@ -1,0 +1,121 @@
+"""The pool: order, resume, lost actors, errors with their cause."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import ray
+
+from illada.artifacts import NoProgress, StageInterrupted
+from illada.config import DataPlacement
+from pipelines.pool import PoolError, Unit, run_units
+
+ONE, TWO = DataPlacement(workers=1, cpus_per_worker=0.5), DataPlacement(workers=2, cpus_per_worker=0.5)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def cluster() -> Iterator[None]:
+    ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])  # workers cannot import a test module
+    ray.init(address="local", num_cpus=1, include_dashboard=False, object_store_memory=100 * 2**20)
+    yield
+    ray.shutdown()
+
+
+class Recorder:
+    """Writes its unit's number, and a line to a log outside the work folder; dies or raises where told."""
+
+    def __init__(self) -> None:
+        self.count = 0
+
+    def run(self, unit: Unit, output: Path) -> dict[str, Any]:
+        log = Path(unit.payload["log"])
+        with log.open("a") as file:
+            file.write(unit.name + "\n")
+        if unit.payload.get("raises"):
+            raise {"value": ValueError, "key": KeyError}[unit.payload["raises"]]("no good")
+        deaths = unit.payload.get("deaths", 0)
+        if log.read_text().split().count(unit.name) <= deaths:
+            os.kill(os.getpid(), signal.SIGKILL)
+        (output / "part").mkdir()
+        (output / "part" / "number.txt").write_text(str(unit.payload["number"]))
+        return {"number": unit.payload["number"]}
+
+
+def units(folder: Path, count: int = 6, **special: Any) -> list[Unit]:
+    log = str(folder / "log")
+    return [
+        Unit(name=f"u{i}", payload={"number": i, "log": log, **special.get(f"u{i}", {})}, weight=i % 3 + 1)
+        for i in range(count)
+    ]
+
+
+class StopAfter(NoProgress):
+    def __init__(self, done: float) -> None:
+        self.limit = done
+
+    def update(self, done: float, **figures: float | str) -> None:
+        if done >= self.limit:
+            raise StageInterrupted
+
+
+def test_results_in_order_of_units(tmp_path: Path) -> None:
+    work = tmp_path / "work"
+    results = run_units(units(tmp_path), Recorder, work, TWO, NoProgress(), "things")
+    assert [result.statistics["number"] for result in results] == list(range(6))
+    assert [(result.folder / "part" / "number.txt").read_text() for result in results] == [str(i) for i in range(6)]
+
+
+def test_finished_units_are_not_run_again(tmp_path: Path) -> None:
+    work = tmp_path / "work"
+    with pytest.raises(StageInterrupted):
+        run_units(units(tmp_path), Recorder, work, ONE, StopAfter(4), "things")
+    before = (tmp_path / "log").read_text().split()
+    marked = {path.stem for path in work.glob("u*.json")}
+    assert marked and len(marked) < 6
+    run_units(units(tmp_path), Recorder, work, ONE, NoProgress(), "things")
+    again = (tmp_path / "log").read_text().split()[len(before) :]
+    assert sorted(again) == sorted({f"u{i}" for i in range(6)} - marked)
+
+
+def test_damaged_or_foreign_results_are_redone(tmp_path: Path) -> None:
+    work = tmp_path / "work"
+    first = run_units(units(tmp_path, 2), Recorder, work, ONE, NoProgress(), "things")
+    (first[0].folder / "part" / "number.txt").write_text("7")
+    changed = units(tmp_path, 2, u1={"number": 9})
+    second = run_units(changed, Recorder, work, ONE, NoProgress(), "things")
+    assert [(result.folder / "part" / "number.txt").read_text() for result in second] == ["0", "9"]
+
+
+def test_a_lost_actor_is_replaced_and_its_unit_done_by_another(tmp_path: Path) -> None:
+    results = run_units(units(tmp_path, u2={"deaths": 1}), Recorder, tmp_path / "work", TWO, NoProgress(), "things")
+    assert [result.statistics["number"] for result in results] == list(range(6))
+    assert (tmp_path / "log").read_text().split().count("u2") == 2
+
+
+def test_a_unit_that_kills_its_actors_is_given_up(tmp_path: Path) -> None:
+    with pytest.raises(PoolError, match=r"u1: its worker process died 3 times"):
+        run_units(units(tmp_path, 2, u1={"deaths": 99}), Recorder, tmp_path / "work", ONE, NoProgress(), "things")
+
+
+def test_errors_reach_the_caller_as_raised(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="no good") as caught:
+        run_units(units(tmp_path, 2, u1={"raises": "value"}), Recorder, tmp_path / "a", ONE, NoProgress(), "things")
+    assert caught.value.__notes__ == ["in unit u1"]
+    with pytest.raises(PoolError, match=r"in unit u1: KeyError: 'no good'"):
+        run_units(units(tmp_path, 2, u1={"raises": "key"}), Recorder, tmp_path / "b", ONE, NoProgress(), "things")
+
+
+class Unbuildable:
+    def __init__(self) -> None:
+        raise ValueError("model file is not there")
+
+
+def test_a_worker_that_cannot_be_built_says_why(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="model file is not there"):
+        run_units(units(tmp_path, 2), Unbuildable, tmp_path / "work", ONE, NoProgress(), "things")  # type: ignore[arg-type]
