@@ -1,0 +1,127 @@
+"""Batches as pure functions of the step: order from a seeded permutation, noise from the window id.
+
+There is no rank anywhere: a rank asks for the rows it needs of a global step, so any layout sees the same batches, and
+a resume is the next step's number. Each epoch is a new permutation of all windows; what does not fill a last batch of
+`global_batch` windows is left out of that epoch.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from illada.config import Objective
+from illada.data.noise import batch_noise
+from illada.data.permutation import Permutation
+from illada.data.windows import Windows
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Batch:
+    """Rows of one global step; b rows, L tokens a window. Noise fields are explained in `illada.data.noise`.
+
+    Attributes:
+        window_ids: int64 [b].
+        epoch: all rows of a step are of one epoch.
+        tokens: int64 [b, L], clean.
+        mask: bool [b, L].
+        weight: float32 [b, L].
+        level: float32 [b, L].
+        boundaries: int32 [b, 3].
+    """
+
+    window_ids: NDArray[np.int64]
+    epoch: int
+    tokens: NDArray[np.int64]
+    mask: NDArray[np.bool_]
+    weight: NDArray[np.float32]
+    level: NDArray[np.float32]
+    boundaries: NDArray[np.int32]
+
+
+class Loader:
+    """Batches of `global_batch` windows. `domain` separates the streams of stages that share a seed.
+
+    Raises:
+        ValueError: there are fewer windows than one batch needs.
+    """
+
+    def __init__(
+        self, windows: Windows, global_batch: int, seed: int, objective: Objective, *, domain: str = "train"
+    ) -> None:
+        self.windows = windows
+        self.global_batch = global_batch
+        self.seed = seed
+        self.objective = objective
+        self.domain = domain
+        self.steps_per_epoch = len(windows) // global_batch
+        if self.steps_per_epoch == 0:
+            tokens = int(windows.shards.counts.sum())
+            raise ValueError(
+                f"{tokens} tokens in {len(windows.shards.counts)} shards give {len(windows)} windows of "
+                f"{windows.length}, but a batch needs {global_batch} windows ({global_batch * windows.length} tokens): "
+                f"add data, or lower global_batch or window"
+            )
+        self._order = functools.lru_cache(maxsize=2)(self._permutation)
+
+    def epoch(self, step: int) -> int:
+        """Epoch of a global step, both counted from 0."""
+        return step // self.steps_per_epoch
+
+    def batch(self, step: int, first: int, count: int) -> Batch:
+        """Rows first..first+count of global step `step`. ValueError for rows outside the global batch."""
+        if step < 0 or first < 0 or count < 1 or first + count > self.global_batch:
+            raise ValueError(f"step {step}, rows {first} to {first + count}: a step has rows 0 to {self.global_batch}")
+        epoch, position = divmod(step, self.steps_per_epoch)
+        start = position * self.global_batch + first
+        window_ids = self._order(epoch).take(np.arange(start, start + count))
+        tokens = np.empty((count, self.windows.length), dtype=np.int64)
+        for row, window_id in zip(tokens, window_ids.tolist(), strict=True):
+            row[:] = self.windows[window_id]
+        noise = batch_noise(
+            self.seed,
+            epoch,
+            window_ids,
+            self.windows.length,
+            self.objective.eps,
+            self.objective.random_split,
+            domain=self.domain,
+        )
+        return Batch(
+            window_ids=window_ids,
+            epoch=epoch,
+            tokens=tokens,
+            mask=noise.mask,
+            weight=noise.weight,
+            level=noise.level,
+            boundaries=noise.boundaries,
+        )
+
+    def state(self, step: int) -> dict[str, Any]:
+        """What a checkpoint keeps: `step` steps are consumed, and everything that fixes what the next ones are."""
+        return {
+            "step": step,
+            "data": self.windows.shards.fingerprint,
+            "window": self.windows.length,
+            "global_batch": self.global_batch,
+            "seed": self.seed,
+            "domain": self.domain,
+            "objective": self.objective.identity(),
+        }
+
+    def check(self, state: Mapping[str, Any]) -> int:
+        """The step to go on with. Raises ValueError, naming what differs, when `state` is of another stream."""
+        mine = self.state(int(state["step"]))
+        different = sorted(key for key in mine.keys() | state.keys() if mine.get(key) != state.get(key))
+        if different:
+            details = "; ".join(f"{key}: {state.get(key)} there, {mine.get(key)} here" for key in different)
+            raise ValueError(f"the loader state belongs to another training run ({details}); resume with the same data")
+        return int(state["step"])
+
+    def _permutation(self, epoch: int) -> Permutation:
+        return Permutation(len(self.windows), self.seed, epoch, domain=self.domain)

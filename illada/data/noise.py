@@ -1,0 +1,89 @@
+"""The noise of a window: a pure function of (seed, epoch, window id), so that any layout trains on the same batches.
+
+Masked diffusion (LLaDA, arXiv 2502.09992, eq. 3): a sequence draws t ~ U(0,1) and every token becomes [MASK] with
+probability p = (1 - eps) t + eps; the loss weighs masked tokens by 1 / p. iLLaDA's random length (arXiv 2606.25331):
+with probability `random_split` a window is cut at a random position into two segments, each a sequence of its own.
+
+The generator is Philox4x64-10 (Salmon et al., "Parallel random numbers: as easy as 1, 2, 3", SC 2011), counter-based:
+the key is (seed, domain) and the counter (block, window id, epoch, 0), so no two windows ever share a number. Only its
+raw 64-bit output is used, which numpy guarantees, never the floating-point streams, which it does not.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+_DECISIONS = 4  # numbers drawn before the positions': split or not, where, t of the first and of the second segment
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class WindowNoise:
+    """Noise of one window (shapes below), or of a batch of them (each with a leading batch axis).
+
+    Attributes:
+        boundaries: int32 [3]: 0, end of the first segment, window length. No split: [0, length, length].
+        mask: bool [length]: the positions that become [MASK].
+        weight: float32 [length]: 1 / p of the position's segment where masked, 0 elsewhere.
+        level: float32 [length]: t of the position's segment.
+    """
+
+    boundaries: NDArray[np.int32]
+    mask: NDArray[np.bool_]
+    weight: NDArray[np.float32]
+    level: NDArray[np.float32]
+
+
+def window_noise(
+    seed: int, epoch: int, window_id: int, length: int, eps: float, random_split: float, *, domain: str = "train"
+) -> WindowNoise:
+    """Noise of one window of `length` tokens. `domain` separates streams ("train", "evaluate", ...) of one seed."""
+    noise = batch_noise(seed, epoch, [window_id], length, eps, random_split, domain=domain)
+    return WindowNoise(boundaries=noise.boundaries[0], mask=noise.mask[0], weight=noise.weight[0], level=noise.level[0])
+
+
+def batch_noise(
+    seed: int,
+    epoch: int,
+    window_ids: Sequence[int] | NDArray[np.int64],
+    length: int,
+    eps: float,
+    random_split: float,
+    *,
+    domain: str = "train",
+) -> WindowNoise:
+    """Noise of several windows at once, arrays with a leading batch axis; row i depends on window_ids[i] alone.
+
+    Raises:
+        ValueError: a seed outside [0, 2**64), a negative epoch or window id, a length below 1.
+    """
+    if not 0 <= seed < 2**64:
+        raise ValueError(f"seed {seed}: must be in [0, 2**64)")
+    if epoch < 0 or length < 1 or any(window_id < 0 for window_id in window_ids):
+        raise ValueError(f"epoch {epoch} and window ids must not be negative, length {length} must be positive")
+    uniform = np.empty((len(window_ids), _DECISIONS + length))
+    for row, window_id in zip(uniform, window_ids, strict=True):
+        philox = np.random.Philox(key=[seed, _stream(domain)], counter=[0, int(window_id), epoch, 0])
+        np.multiply(philox.random_raw(len(row)) >> np.uint64(11), 2.0**-53, out=row)  # 53 bits: [0, 1)
+
+    split, place, first, second = uniform[:, :_DECISIONS].T
+    cut = np.where((split < random_split) & (length > 1), 1 + (place * (length - 1)).astype(np.int64), length)
+    boundaries = np.stack([np.zeros_like(cut), cut, np.full_like(cut, length)], axis=1).astype(np.int32)
+    level = np.where(np.arange(length) < cut[:, None], first[:, None], second[:, None])
+    probability = (1 - eps) * level + eps
+    mask = uniform[:, _DECISIONS:] < probability
+    weight = np.where(mask, 1 / probability, 0)
+    return WindowNoise(
+        boundaries=boundaries, mask=mask, weight=weight.astype(np.float32), level=level.astype(np.float32)
+    )
+
+
+@functools.lru_cache(maxsize=64)
+def _stream(domain: str) -> int:
+    """64 bits that stand for a domain in the generator's key."""
+    return int.from_bytes(hashlib.sha256(b"illada.noise\0" + domain.encode()).digest()[:8], "little")
