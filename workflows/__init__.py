@@ -1,0 +1,1 @@
+"""The graphs: the only place that knows the whole chain."""

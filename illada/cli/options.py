@@ -1,0 +1,43 @@
+"""Options that several commands share, and the way they find the database and the run."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from illada.config import Placement, WorkflowConfig, parse_config
+
+if TYPE_CHECKING:
+    from illada.durable.runs import Run
+
+Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of text.")]
+Database = Annotated[
+    str | None,
+    typer.Option(
+        "--database",
+        envvar="ILLADA_DATABASE",
+        help="URL of the run database (sqlite:///... or postgresql://...). Default: illada.db beside the store, out/.",
+    ),
+]
+
+
+def database_url(database: str | None) -> str:
+    """The given database, or the default placement's."""
+    from illada.durable.database import default_database
+
+    return database or default_database(Placement())
+
+
+def run_config(run: Run) -> WorkflowConfig:
+    """The configuration a run was started with."""
+    import yaml
+
+    raw: dict[str, Any] = yaml.safe_load(run.config_yaml)
+    return parse_config(raw, WorkflowConfig, where=f"run {run.run_id}")
+
+
+def output_folder(config: WorkflowConfig) -> Path:
+    """Where a run's summary, report and release link go."""
+    return Path(config.placement.output).resolve()
