@@ -63,15 +63,13 @@ def parameters(config: ModelConfig) -> ParameterCount:
     )
 
 
-def token_flops(config: ModelConfig, *, window: int, attended: float, masked: float) -> TokenFlops:
+def token_flops(config: ModelConfig, *, attended: float, masked: float) -> TokenFlops:
     """Operations per token.
 
     Args:
-        window: tokens of a window.
-        attended: mean positions a token attends to, at most `window` (`mean_attended` under random splits).
+        attended: mean positions a token attends to: the window, or `mean_attended` under random splits.
         masked: fraction of positions the head runs on (`mean_masked` in training, 1 when all logits are wanted).
     """
-    assert 0 < attended <= window and 0 <= masked <= 1
     count = parameters(config)
     return TokenFlops(
         matrices=2.0 * (count.attention + count.ffn),
@@ -83,7 +81,7 @@ def token_flops(config: ModelConfig, *, window: int, attended: float, masked: fl
 def training_flops(config: ModelConfig, *, window: int, objective: Objective) -> float:
     """Operations per trained token, forward and backward, in expectation over masks and splits."""
     attended, masked = mean_attended(window, objective.random_split), mean_masked(objective.eps)
-    return token_flops(config, window=window, attended=attended, masked=masked).training
+    return token_flops(config, attended=attended, masked=masked).training
 
 
 def mean_attended(window: int, random_split: float) -> float:
