@@ -1,8 +1,8 @@
 """Monte-Carlo bound on the held-out negative log-likelihood of a masked diffusion model.
 
 The bound is E over t ~ U(0,1) of the sum of masked tokens' cross-entropies / t (LLaDA, arXiv 2502.09992, eq. 4). It
-equals exactly the form in which the *number* of masked tokens l is uniform on 1..L, the masked set uniform among those of
-that size, and the sum is weighted by L / l (eq. 6, which LLaDA evaluates with too), since the integral of
+equals exactly the form in which the *number* of masked tokens l is uniform on 1..L, the masked set uniform among those
+of that size, and the sum is weighted by L / l (eq. 6, which LLaDA evaluates with too), since the integral of
 t^(l-1) (1-t)^(L-l) over t is 1 / (l C(L, l)). That form varies less: given l, the weight no longer depends on luck. The
 training objective's eps, which keeps 1/p finite, has no part in it, and windows are not split.
 

@@ -19,14 +19,13 @@ from tokenizers import Tokenizer
 
 from illada.artifacts import write_json
 from illada.config import ModelConfig
-from illada.data.tokenizer import BOS_ID, EOS_ID, IM_END_ID, MASK_ID, PAD_ID
+from illada.data.tokenizer import BOS_ID, EOS_ID, IM_END_ID, MASK_ID, PAD_ID, SPECIAL_TOKENS
 from illada.model.hf import configuration_illada, modeling_illada
 
 SHARD_BYTES = 5 * 10**9
 REMOTE_CODE = (Path(configuration_illada.__file__), Path(modeling_illada.__file__))
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json")
 OPTIONAL_TOKENIZER_FILES = ("special_tokens_map.json", "added_tokens.json", "chat_template.jinja")
-MASK_TOKEN = "<[MASK]>"
 
 
 class ExportError(ValueError):
@@ -112,8 +111,9 @@ def _check_tokenizer(tokenizer: Path, model: ModelConfig) -> None:
         raise ExportError(
             f"{tokenizer}: {read.get_vocab_size()} tokens do not fit in the model's {model.vocab_size} embedding rows"
         )
-    if read.token_to_id(MASK_TOKEN) != MASK_ID:
-        raise ExportError(f"{tokenizer}: {MASK_TOKEN} has id {read.token_to_id(MASK_TOKEN)}, expected {MASK_ID}")
+    mask = SPECIAL_TOKENS[MASK_ID]
+    if read.token_to_id(mask) != MASK_ID:
+        raise ExportError(f"{tokenizer}: {mask} has id {read.token_to_id(mask)}, expected {MASK_ID}")
 
 
 def _check_weights(weights: Mapping[str, torch.Tensor], model: ModelConfig) -> torch.dtype:

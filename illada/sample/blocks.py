@@ -61,15 +61,16 @@ def generate(
             f"positions; ask for at most {max(positions - longest, 0)} new tokens or shorten the prompt"
         )
     special = SpecialTokens(mask=model.config.mask_token_id, pad=model.config.pad_token_id, stop=(EOS_ID, IM_END_ID))
-    return [tokenizer.decode(ids) for ids in generate_blocks(predictor(model), prompts, settings, special, on_block)]
+    predict = predictor(model, tokenizer.vocab_size)
+    return [tokenizer.decode(ids) for ids in generate_blocks(predict, prompts, settings, special, on_block)]
 
 
-def predictor(model: ILLaDAForCausalLM) -> Predict:
-    """The model as the sampler's callable; logits are computed for the asked positions only."""
+def predictor(model: ILLaDAForCausalLM, vocab_size: int) -> Predict:
+    """The model as the sampler's callable: logits of the asked positions, and of the tokens the tokenizer knows."""
 
     def predict(tokens: Tensor, visible: Tensor, last: int) -> Tensor:
         hidden = model.model(tokens.to(model.device), attention_mask=visible.to(model.device)).last_hidden_state
-        return model.lm_head(hidden[:, -last:])
+        return model.lm_head(hidden[:, -last:])[..., :vocab_size]
 
     return predict
 
