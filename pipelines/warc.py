@@ -1,0 +1,205 @@
+"""WARC archives (ISO 28500): writing pages as gzipped response records, and reading archives that may be damaged.
+
+Written files have one gzip member a record and no time stamps but the pages' own, so equal pages give equal bytes.
+Reading uses FastWARC and, where it stops at damage, looks for the next record that can be read: a truncated or corrupt
+record costs that record only. (An archive that is one single gzip member is lost from the first bad byte on.)
+"""
+
+from __future__ import annotations
+
+import base64
+import contextlib
+import hashlib
+import mmap
+import re
+import uuid
+import zlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+MAX_BLOCK = 32 * 2**20
+"""Larger records are passed over unread: no page of text is that long."""
+_GZIP = b"\x1f\x8b\x08"
+_HEADER = re.compile(rb"WARC/[01]\.\d+\r\n[A-Za-z-]+:")
+
+
+class WarcWriter:
+    """Writes one archive. A context manager; the file is complete when the block ends."""
+
+    def __init__(self, path: Path, description: str) -> None:
+        self._file = path.open("wb")
+        block = f"software: illada\r\nformat: WARC File Format 1.1\r\ndescription: {description}\r\n".encode()
+        self._record("warcinfo", path.name, datetime.fromtimestamp(0, UTC), "application/warc-fields", block, [])
+
+    def write(self, url: str, payload: bytes, date: datetime, content_type: str = "text/html") -> None:
+        """Append a response record as if `url` had been fetched at `date` (with time zone) and had given `payload`."""
+        head = f"HTTP/1.1 200 OK\r\nContent-Type: {content_type}\r\nContent-Length: {len(payload)}\r\n\r\n"
+        digest = base64.b32encode(hashlib.sha1(payload, usedforsecurity=False).digest()).decode()
+        extra = [("WARC-Target-URI", url), ("WARC-Payload-Digest", f"sha1:{digest}")]
+        if content_type == "text/html":
+            extra.append(("WARC-Identified-Payload-Type", content_type))
+        self._record("response", url, date, "application/http; msgtype=response", head.encode() + payload, extra)
+
+    def _record(
+        self, kind: str, name: str, date: datetime, content_type: str, block: bytes, extra: list[tuple[str, str]]
+    ) -> None:
+        identity = uuid.uuid5(uuid.NAMESPACE_URL, f"{kind} {name} {hashlib.sha256(block).hexdigest()}")
+        fields = [
+            ("WARC-Type", kind),
+            ("WARC-Record-ID", f"<urn:uuid:{identity}>"),
+            ("WARC-Date", date.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")),
+            *extra,
+            ("Content-Type", content_type),
+            ("Content-Length", str(len(block))),
+        ]
+        head = "WARC/1.1\r\n" + "".join(f"{key}: {value}\r\n" for key, value in fields) + "\r\n"
+        gzip = zlib.compressobj(6, zlib.DEFLATED, 31)
+        self._file.write(gzip.compress(head.encode() + block + b"\r\n\r\n") + gzip.flush())
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._file.close()
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Page:
+    """A record that holds content: a `response`, or a `conversion` (text extracted by the crawler, as in WET files).
+
+    `payload` has HTTP transfer and content encodings undone; None when the record is larger than MAX_BLOCK.
+    `media_type` is as identified by the crawler, else as the server said, else empty. `status` is 0 without HTTP.
+    """
+
+    url: str
+    payload: bytes | None
+    size: int
+    media_type: str
+    charset: str
+    status: int
+    extracted: bool
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Damage:
+    """A place in the archive that could not be read."""
+
+    where: str
+    error: str
+
+
+class _Unreadable(Exception):
+    """The record at hand is damaged in a way FastWARC does not see."""
+
+
+def read_warc(path: Path) -> Iterator[Page | Damage]:
+    """Every page of the archive in order, and every damaged place. Raises OSError when the file cannot be read."""
+    if path.stat().st_size == 0:
+        return
+    with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
+        yield from _read(path, data)
+
+
+def _read(path: Path, data: mmap.mmap) -> Iterator[Page | Damage]:
+    start: int | None = 0
+    gap: Damage | None = None  # damage somewhere between the last good record and `start`
+    while start is not None:
+        good = current = following = None
+        try:
+            for current, record in _records(path, start):
+                size = record.content_length
+                page = _page(record)
+                if data[:2] != _GZIP[:2]:
+                    _check_end(data, current, size)
+                if gap:
+                    yield gap
+                    gap = None
+                good = current
+                if page:
+                    yield page
+        except (OSError, _Unreadable) as error:
+            if isinstance(error, OSError) and error.errno is not None:
+                raise
+            if good is not None and good == current:  # a good record, then no next one
+                gap = Damage(where=f"after the record at byte {good}", error=str(error))
+                following = _next_record(data, good)
+                if following is None:
+                    yield gap
+            else:  # this very record; a gap noted before it was this record
+                damaged = start if current is None else current
+                yield Damage(where=f"record at byte {damaged}", error=str(error))
+                gap = None
+                following = _next_record(data, damaged)
+        start = following
+
+
+def _records(path: Path, start: int) -> Iterator[tuple[int, Any]]:
+    from fastwarc.warc import ArchiveIterator
+
+    with path.open("rb") as file:
+        file.seek(start)
+        for record in ArchiveIterator(file, parse_http=False, fsspec_args=False):
+            yield record.stream_pos, record
+
+
+def _page(record: Any) -> Page | None:
+    """The record as a page, None when it is of another kind. Raises OSError or _Unreadable for damage."""
+    from fastwarc.warc import WarcRecordType
+
+    if record.record_type not in (WarcRecordType.response, WarcRecordType.conversion):
+        record.consume()
+        return None
+    size = record.content_length
+    url = (record.headers.get("WARC-Target-URI") or "").strip("<>")
+    extracted = record.record_type == WarcRecordType.conversion
+    if size > MAX_BLOCK:
+        record.consume()
+        return Page(url=url, payload=None, size=size, media_type="", charset="", status=0, extracted=extracted)
+    record.freeze()
+    if record.content_length < size:
+        raise _Unreadable(f"ends after {record.content_length} of {size} bytes")
+    http = None
+    if record.is_http:
+        record.parse_http(auto_decode="all")
+        http = record.http_headers
+    payload = record.reader.read()
+    declared = record.http_content_type if http else (record.headers.get("Content-Type") or "").partition(";")[0]
+    return Page(
+        url=url,
+        payload=payload,
+        size=len(payload),
+        media_type=(record.headers.get("WARC-Identified-Payload-Type") or declared or "").strip().lower(),
+        charset=(record.http_charset or "") if http else "",
+        status=(http.status_code or 0) if http else 0,
+        extracted=extracted,
+    )
+
+
+def _check_end(data: mmap.mmap, position: int, size: int) -> None:
+    """Without compression, only what comes after a record tells whether it is as long as it says: blank lines, a header.
+
+    How many blank lines is not checked; hand-made archives are often off by one.
+    """
+    end = data.find(b"\r\n\r\n", position) + 4 + size
+    if data[end : end + 16].lstrip(b"\r\n")[:5] not in (b"WARC/", b""):
+        raise _Unreadable("it does not end where its length says")
+
+
+def _next_record(data: mmap.mmap, after: int) -> int | None:
+    """Where the first record that begins behind `after` begins: a gzip member, or text, that opens with a header."""
+    if data[:2] != _GZIP[:2]:
+        match = _HEADER.search(data, after + 1)
+        return match.start() if match else None
+    position = data.find(_GZIP, after + 1)
+    while position >= 0:
+        with contextlib.suppress(zlib.error):
+            if zlib.decompressobj(31).decompress(data[position : position + 512], 5) == b"WARC/":
+                return position
+        position = data.find(_GZIP, position + 1)
+    return None
