@@ -182,12 +182,13 @@ def _page(record: Any) -> Page | None:
 
 
 def _check_end(data: mmap.mmap, position: int, size: int) -> None:
-    """Without compression, only what comes after a record tells whether it is as long as it says: blank lines, a header.
+    """Without compression, only what follows a record tells whether it is as long as it says.
 
-    How many blank lines is not checked; hand-made archives are often off by one.
+    That is two line ends, or whatever line ends before the next header: hand-made archives are often off by one.
     """
     end = data.find(b"\r\n\r\n", position) + 4 + size
-    if data[end : end + 16].lstrip(b"\r\n")[:5] not in (b"WARC/", b""):
+    rest = data[end : end + 16]
+    if not rest.startswith(b"\r\n\r\n") and rest.lstrip(b"\r\n")[:5] not in (b"WARC/", b""):
         raise _Unreadable("it does not end where its length says")
 
 
