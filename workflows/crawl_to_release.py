@@ -3,9 +3,9 @@
     acquire-* -> curate -> deduplicate -> tokenizer -> tokenize -> pretrain -> export-base -> evaluate-base
                                       \\-> pairs -----------------> sft -> export-sft -> evaluate-sft -> release
 
-Each line below is one durable step. A stage's identity is its configuration and the fingerprints of its inputs; where it
-runs (`placement`) is passed beside it and changes nothing. Sources are external, so what depends on them depends on the
-digest of their content, not on how they were asked for.
+Each line below is one durable step. A stage's identity is its configuration and the fingerprints of its inputs; where
+it runs (`placement`) is passed beside it and changes nothing. Sources are external, so what depends on them depends on
+the digest of their content, not on how they were asked for.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from functools import partial
 from typing import Any
 
 from illada.artifacts import Artifact, Attempt, Progress
-from illada.config import TrainPlacement, Training, WorkflowConfig
+from illada.config import Training, TrainPlacement, WorkflowConfig
 from illada.durable.cluster import run_remote
 from illada.durable.engine import StageRunner
 from illada.train.stage import TRAIN_VERSION, train

@@ -1,4 +1,4 @@
-"""The last stages, which turn a training checkpoint into something people use: export, evaluation with samples, release."""
+"""The last stages, from a training checkpoint to something people use: export, evaluation with samples, release."""
 
 from __future__ import annotations
 

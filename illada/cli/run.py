@@ -1,0 +1,146 @@
+"""`illada run` and `illada resume`: take a run from where it is to its end, with a live display and a summary."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.console import Console
+
+from illada.cli.live import LiveStages, duration
+from illada.cli.options import Database, Json, database_url, output_folder, run_config
+from illada.config import WorkflowConfig, dump_config, load_config
+
+if TYPE_CHECKING:
+    import sqlalchemy as sa
+
+    from illada.durable.runs import Run
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands to `app`."""
+
+    @app.command(
+        epilog="Examples: illada run configs/workflows/demo.yaml  |  illada run my.yaml --set pretrain.steps=2000"
+    )
+    def run(
+        config: Annotated[Path, typer.Argument(help="A workflow configuration (YAML).", metavar="CONFIG")],
+        overrides: Annotated[
+            list[str] | None, typer.Option("--set", help="Change a key: section.key=value; may be repeated.")
+        ] = None,
+        run_id: Annotated[
+            str | None, typer.Option(help="Name of the run. Default: the configuration's `name`.")
+        ] = None,
+        ray: Annotated[
+            str | None, typer.Option(help="Address of a Ray cluster, or `auto`. Default: an embedded Ray.")
+        ] = None,
+        database: Database = None,
+        as_json: Json = False,
+    ) -> None:
+        """Run CONFIG here, from where it is to its end; what already exists is reused."""
+        changes = list(overrides or [])
+        changes += [f"placement.ray_address={ray}"] if ray else []
+        changes += [f"name={run_id}"] if run_id else []
+        loaded = load_config(config, WorkflowConfig, changes)
+        from illada.durable.database import default_database, open_database
+        from illada.durable.runs import RunRegistry
+
+        engine = open_database(database or default_database(loaded.placement))
+        store = str(Path(loaded.placement.store).resolve())
+        registered = RunRegistry(engine).create(loaded.name, dump_config(loaded), loaded.identity(), store, sys.argv)
+        drive(engine, registered, loaded, as_json=as_json)
+
+    @app.command(epilog="Example: illada resume demo")
+    def resume(
+        run_id: Annotated[str, typer.Argument(help="The run to go on with.", metavar="RUN")],
+        database: Database = None,
+        as_json: Json = False,
+    ) -> None:
+        """Go on with RUN after a crash, a cancel or a failure; finished stages and units are not done again."""
+        from illada.durable.database import open_database
+        from illada.durable.runs import RunRegistry
+
+        engine = open_database(database_url(database))
+        known = RunRegistry(engine).get(run_id)
+        drive(engine, known, run_config(known), as_json=as_json)
+
+
+def drive(engine: sa.Engine, run: Run, config: WorkflowConfig, *, as_json: bool) -> None:
+    """Check the sources, connect to Ray, execute the graph, write summary and report, print where they are.
+
+    Raises:
+        ConfigError: a source is missing (before any work starts).
+        RunInterrupted, StageFailed: see `illada.durable.engine.execute`.
+    """
+    from illada.durable.cluster import connect
+    from illada.durable.engine import execute
+    from illada.durable.errors import RunInterrupted
+    from pipelines.acquire import check_sources
+    from workflows.crawl_to_release import crawl_to_release
+
+    console = Console(stderr=as_json, highlight=False)
+    started = time.monotonic()
+    check_sources(config.data)
+    try:
+        with LiveStages(console) as live, connect(config.placement):
+            execute(run, engine, lambda runner: crawl_to_release(runner, config), listener=live, notice=console.print)
+    except RunInterrupted as error:
+        raise RunInterrupted(error.run_id, error.cancelled) from None
+    finally:
+        summary = conclude(engine, run.run_id, config)
+    if as_json:
+        print(json.dumps(summary, indent=1, ensure_ascii=False))
+    else:
+        print_summary(console, summary, time.monotonic() - started)
+
+
+def conclude(engine: sa.Engine, run_id: str, config: WorkflowConfig) -> dict[str, Any]:
+    """Write report.html, summary.json and the release link into the run's output folder, as far as the run has come."""
+    from illada.artifacts import write_json
+    from illada.cli.report import view_run
+    from illada.report.page import write_report
+    from illada.report.summary import summarise
+
+    output = output_folder(config)
+    output.mkdir(parents=True, exist_ok=True)
+    view = view_run(engine, run_id)
+    report = output / "report.html"
+    write_report(view, report)
+    release = next((stage.artifact for stage in view.stages if stage.name == "release"), None)
+    link = output / "release"
+    if release is not None:
+        _point(link, release.folder)
+    summary = summarise(view, release=str(link) if release else None, report=str(report))
+    write_json(output / "summary.json", summary)
+    return summary
+
+
+def print_summary(console: Console, summary: dict[str, Any], seconds: float) -> None:
+    """What a person wants to know at the end of a run."""
+    held_out = summary["held_out"]
+    console.print()
+    for label, name in (("held-out loss before SFT", "before_sft"), ("held-out loss after SFT", "after_sft")):
+        result = held_out.get(name)
+        if result:
+            console.print(
+                f"{label:<26}{result['nll_per_token']:.3f} ± {result['se_per_token']:.3f} nats a token, "
+                f"{result['nll_per_byte']:.3f} ± {result['se_per_byte']:.3f} nats a byte"
+            )
+    for sample in summary["samples"]:
+        console.print(f"\n> {sample['prompt']}", style="bold", markup=False)
+        console.print(sample["text"].strip() or "(nothing)", markup=False)
+    console.print(f"\nrelease   {summary['release']}", soft_wrap=True)
+    console.print(f"report    {summary['report']}", soft_wrap=True)
+    console.print(f"run {summary['run']} finished in {duration(seconds)}")
+
+
+def _point(link: Path, target: Path) -> None:
+    """Make `link` a symbolic link to `target`, in one step."""
+    temporary = link.with_name(f".{link.name}.new")
+    temporary.unlink(missing_ok=True)
+    temporary.symlink_to(target, target_is_directory=True)
+    temporary.replace(link)
