@@ -129,3 +129,13 @@ class DataConfig(Config):
         if len(set(names)) != len(names):
             raise ValueError(f"source names must differ, got {names}")
         return self
+
+    @model_validator(mode="after")
+    def _evaluation_stays_unseen(self) -> Self:
+        pairs, tokenize = self.pairs, self.tokenize
+        if not pairs.files and (pairs.seed != tokenize.seed or pairs.held_out < tokenize.held_out):
+            raise ValueError(
+                f"pairs (seed {pairs.seed}, held_out {pairs.held_out}) derived from the documents need tokenize's seed "
+                f"{tokenize.seed} and at least its held_out {tokenize.held_out}: tuning must not see held-out documents"
+            )
+        return self
