@@ -1,0 +1,117 @@
+"""Looking at runs and stopping them from any process: needs the database only, no driver, no Ray, no DBOS start-up."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import sqlalchemy as sa
+
+from illada.durable.database import clock, leases
+from illada.durable.lease import request_stop
+from illada.durable.progress import StageStatus, read_stages
+from illada.durable.runs import Run, RunRegistry
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RunStatus:
+    """A run as seen from outside.
+
+    `state`: created, running (its driver is alive), stopping, stopped (its driver died; resume it), finished, failed,
+    interrupted or cancelled. `resume` is the command that continues it, None where there is nothing to continue.
+    """
+
+    run_id: str
+    state: str
+    fingerprint: str
+    store: str
+    created: float
+    updated: float
+    driver: str | None
+    epoch: int
+    generation: int
+    stages: list[StageStatus]
+    failed_stage: str | None
+    error: str | None
+    result: dict[str, Any] | None
+    resume: str | None
+
+    def as_json(self) -> dict[str, Any]:
+        """Plain JSON types."""
+        return asdict(self)
+
+
+def status(engine: sa.Engine, run_id: str | None = None) -> list[RunStatus]:
+    """The run of this id, or all runs, the latest touched first. Raises UnknownRun."""
+    registry = RunRegistry(engine)
+    runs = registry.list() if run_id is None else [registry.get(run_id)]
+    now = clock(engine)
+    query = sa.select(leases.c.run_id, leases.c.holder, leases.c.epoch, leases.c.stop, leases.c.expires >= now)
+    with engine.begin() as connection:
+        held = {row[0]: row[1:] for row in connection.execute(query)}
+    return [_status(engine, run, *held.get(run.run_id, ("", 0, False, False))) for run in runs]
+
+
+def cancel(engine: sa.Engine, run_id: str, wait: float = 30.0) -> RunStatus:
+    """Stop the run and leave it resumable; returns its state after at most `wait` seconds. Raises UnknownRun.
+
+    A live driver is asked to stop and does the rest itself; the history of a run without one is marked here, so that
+    nothing takes it up again unasked.
+    """
+    registry = RunRegistry(engine)
+    run = registry.get(run_id)
+    deadline = time.monotonic() + wait
+    while request_stop(engine, run_id):
+        if time.monotonic() > deadline:
+            return status(engine, run_id)[0]
+        time.sleep(0.2)
+    run = registry.get(run_id)
+    if run.status in ("created", "running", "interrupted"):
+        _cancel_workflow(engine, run.workflow_id)
+        registry.update(run_id, status="cancelled")
+    return status(engine, run_id)[0]
+
+
+def _cancel_workflow(engine: sa.Engine, workflow_id: str) -> None:
+    if not sa.inspect(engine).has_table("workflow_status", schema=_dbos_schema(engine)):
+        return  # no driver has ever started here
+    from dbos import DBOSClient, DBOSPortableJSONSerializer
+
+    client = DBOSClient(
+        system_database_url=engine.url.render_as_string(hide_password=False),
+        serializer=DBOSPortableJSONSerializer(),
+    )
+    try:
+        client.cancel_workflow(workflow_id)
+    finally:
+        client.destroy()
+
+
+def _dbos_schema(engine: sa.Engine) -> str | None:
+    return "dbos" if engine.dialect.name == "postgresql" else None
+
+
+def _status(engine: sa.Engine, run: Run, holder: str, epoch: int, stop: bool, live: bool) -> RunStatus:
+    state = run.status
+    if live:
+        state = "stopping" if stop else "running"
+    elif state == "running":
+        state = "stopped"
+    stages = read_stages(engine, run.run_id, live)
+    return RunStatus(
+        run_id=run.run_id,
+        state=state,
+        fingerprint=run.fingerprint,
+        store=run.store,
+        created=run.created,
+        updated=max([run.updated, *(stage.updated for stage in stages)]),
+        driver=" ".join(holder.split(" ")[:2]) if live else None,
+        epoch=epoch,
+        generation=run.generation,
+        stages=stages,
+        failed_stage=run.failed_stage,
+        error=run.error,
+        result=None if run.result is None else dict(run.result),
+        resume=None if live or state == "finished" else f"illada resume {run.run_id}",
+    )

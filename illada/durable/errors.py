@@ -1,0 +1,65 @@
+"""What can stop a run, and how the real cause is found under the wrappers of Ray and DBOS."""
+
+from __future__ import annotations
+
+import operator
+import sys
+
+
+class RunBusy(ValueError):
+    """Another driver holds the run."""
+
+
+class RunInterrupted(Exception):
+    """The run was stopped on request and can be resumed; nothing finished is lost."""
+
+    def __init__(self, run_id: str, cancelled: bool) -> None:
+        super().__init__(f"run {run_id} was {'cancelled' if cancelled else 'interrupted'}")
+        self.run_id = run_id
+        self.cancelled = cancelled
+
+
+class StageFailed(Exception):
+    """A stage raised. `cause` is the real exception, also set as ``__cause__``."""
+
+    def __init__(self, stage: str, cause: BaseException) -> None:
+        super().__init__(f"stage {stage} failed: {describe(cause)}")
+        self.stage = stage
+        self.cause = cause
+
+
+def root_cause(error: BaseException) -> BaseException:
+    """The exception under any number of Ray task errors and exhausted DBOS retries."""
+    ray_error = _loaded("ray.exceptions", "RayTaskError")
+    retries_error = _loaded("dbos", "error.DBOSMaxStepRetriesExceeded")
+    while True:
+        inner: BaseException | None = None
+        if ray_error is not None and isinstance(error, ray_error):
+            inner = getattr(error, "cause", None)
+        elif retries_error is not None and isinstance(error, retries_error):
+            inner = next(reversed(getattr(error, "errors", [])), None)
+        if inner is None:
+            return error
+        error = inner
+
+
+def describe(error: BaseException) -> str:
+    """One line for people: our own errors speak for themselves, others are named by their type."""
+    text = " ".join(str(error).split())
+    if type(error).__module__.startswith(("illada.", "pipelines.", "workflows.")) and text:
+        return text
+    return f"{type(error).__name__}: {text}" if text else type(error).__name__
+
+
+def is_transient(error: BaseException) -> bool:
+    """Whether trying again may help: lost nodes, actors and workers of Ray, and network trouble; never bad input."""
+    error = root_cause(error)
+    names = ("NodeDiedError", "ActorDiedError", "ActorUnavailableError", "WorkerCrashedError", "ObjectLostError")
+    lost = tuple(kind for name in names if (kind := _loaded("ray.exceptions", name)) is not None)
+    return isinstance(error, (*lost, ConnectionError, TimeoutError))
+
+
+def _loaded(module: str, name: str) -> type | None:
+    """A class of a heavy library, if that library is in use at all: an error of its can only exist then."""
+    loaded = sys.modules.get(module)
+    return operator.attrgetter(name)(loaded) if loaded is not None else None

@@ -1,0 +1,219 @@
+"""One driver per run: a lease row with a fencing epoch, renewed by a heartbeat; losing it ends the driver at once.
+
+DBOS itself has no fencing: two drivers that claim one executor id execute a step twice. The lease is a compare-and-set
+on (holder, expiry); every acquisition raises the epoch, which attempts and checkpoints carry. A driver that cannot
+prove it still holds the lease exits before the lease can be taken by another one.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import socket
+import sys
+import threading
+import time
+import uuid
+from collections.abc import Callable
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+import sqlalchemy as sa
+from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy.exc import SQLAlchemyError
+
+from illada.durable.database import clock, leases
+from illada.durable.errors import RunBusy
+
+EXIT_LEASE_LOST = 70
+_POLL_SECONDS = 1.0
+
+
+class Lease:
+    """Holds a run while the context is open. `stop` is set when the run is asked to stop; `epoch` fences.
+
+    `cancelled` tells that the request came through the database (`illada cancel`).
+    """
+
+    def __init__(
+        self,
+        engine: sa.Engine,
+        run_id: str,
+        ttl: float = 15.0,
+        wait: float = 20.0,
+        on_wait: Callable[[str], None] | None = None,
+    ) -> None:
+        self.engine = engine
+        self.run_id = run_id
+        self.ttl = ttl
+        self.wait = wait
+        self.on_wait = on_wait
+        self.epoch = 0
+        self.stop = threading.Event()
+        self.cancelled = False
+        self._holder = f"{_process_identity()} {uuid.uuid4().hex[:12]}"
+        self._renewed = 0.0
+        self._closed = threading.Event()
+        self._thread: threading.Thread | None = None
+
+    def __enter__(self) -> Self:
+        """Acquire, waiting up to `wait` seconds for another holder to release or expire. Raises RunBusy."""
+        deadline = time.monotonic() + self.wait
+        told = False
+        while (epoch := self._try_acquire()) is None:
+            holder = describe_holder(self.engine, self.run_id)
+            if time.monotonic() >= deadline:
+                raise RunBusy(f"run {self.run_id} is driven by {holder}; watch it with `illada status {self.run_id}`")
+            if self.on_wait is not None and not told:
+                self.on_wait(f"waiting for run {self.run_id}, held by {holder}")
+                told = True
+            time.sleep(min(0.5, max(0.05, deadline - time.monotonic())))
+        self.epoch = epoch
+        self._thread = threading.Thread(target=self._beat, name=f"lease-{self.run_id}", daemon=True)
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Release, so that the next driver need not wait."""
+        self._closed.set()
+        if self._thread is not None:
+            self._thread.join()
+        with contextlib.suppress(SQLAlchemyError):  # out of reach just now: the lease expires by itself
+            self._release()
+
+    def check(self) -> None:
+        """Prove against the database that the lease is still ours; ends the process otherwise. For step boundaries."""
+        while True:
+            try:
+                if self._renew():
+                    return
+                self._lost("another driver has taken it")
+            except SQLAlchemyError:
+                time.sleep(0.5)  # the heartbeat ends the process when the outage outlasts the lease
+
+    def _try_acquire(self) -> int | None:
+        insert = postgresql.insert if self.engine.dialect.name == "postgresql" else sqlite.insert
+        now = clock(self.engine)
+        before = time.monotonic()
+        with self.engine.begin() as connection:
+            connection.execute(
+                insert(leases)
+                .values(run_id=self.run_id, holder="", epoch=0, expires=0.0, stop=False)
+                .on_conflict_do_nothing()
+            )
+            holder = connection.execute(sa.select(leases.c.holder).where(leases.c.run_id == self.run_id)).scalar_one()
+            free = leases.c.expires < now
+            if _is_dead_neighbour(holder):
+                free = sa.or_(free, leases.c.holder == holder)
+            epoch: int | None = connection.execute(
+                sa.update(leases)
+                .where(leases.c.run_id == self.run_id, free)
+                .values(holder=self._holder, epoch=leases.c.epoch + 1, expires=now + self.ttl, stop=False)
+                .returning(leases.c.epoch)
+            ).scalar_one_or_none()
+        self._renewed = before
+        return epoch
+
+    def _release(self) -> None:
+        with self.engine.begin() as connection:
+            connection.execute(self._mine(sa.update(leases)).values(expires=0.0, stop=False))
+
+    def _renew(self) -> bool:
+        now = clock(self.engine)
+        before = time.monotonic()
+        with self.engine.begin() as connection:
+            update = self._mine(sa.update(leases)).where(leases.c.expires >= now).values(expires=now + self.ttl)
+            renewed = connection.execute(update).rowcount == 1
+        if renewed:
+            self._renewed = before
+        return renewed
+
+    def _mine(self, statement: sa.Update) -> sa.Update:
+        return statement.where(
+            leases.c.run_id == self.run_id, leases.c.holder == self._holder, leases.c.epoch == self.epoch
+        )
+
+    def _beat(self) -> None:
+        while not self._closed.wait(min(_POLL_SECONDS, self.ttl / 5)):
+            try:
+                if time.monotonic() - self._renewed > self.ttl / 3 and not self._renew():
+                    self._lost("another driver has taken it, or this process was suspended for too long")
+                with self.engine.begin() as connection:
+                    query = sa.select(leases.c.stop).where(leases.c.run_id == self.run_id)
+                    if connection.execute(query).scalar_one():
+                        self.cancelled = True
+                        self.stop.set()
+            except SQLAlchemyError as error:
+                # An outage shorter than the lease is ridden out: nobody can take the lease without the database either.
+                if time.monotonic() - self._renewed > self.ttl * 0.9:
+                    self._lost(f"the database has been out of reach ({type(error).__name__})")
+
+    def _lost(self, why: str) -> None:
+        if self._closed.is_set():
+            return
+        print(
+            f"illada: lost the lease of run {self.run_id} (epoch {self.epoch}): {why}; this driver ends now",
+            file=sys.stderr,
+            flush=True,
+        )
+        os._exit(EXIT_LEASE_LOST)
+
+
+def request_stop(engine: sa.Engine, run_id: str) -> bool:
+    """Ask the run's driver to stop. False when no live driver holds the run."""
+    now = clock(engine)
+    with engine.begin() as connection:
+        return (
+            connection.execute(
+                sa.update(leases).where(leases.c.run_id == run_id, leases.c.expires >= now).values(stop=True)
+            ).rowcount
+            == 1
+        )
+
+
+def describe_holder(engine: sa.Engine, run_id: str) -> str:
+    """Who holds the run, for messages."""
+    now = clock(engine)
+    with engine.begin() as connection:
+        row = connection.execute(
+            sa.select(leases.c.holder, (leases.c.expires - now).label("left")).where(leases.c.run_id == run_id)
+        ).one_or_none()
+    if row is None or not row.holder:
+        return "nobody"
+    host, pid, *_ = row.holder.split(" ")
+    return f"process {pid} on {host} (its lease ends in {max(0.0, row.left):.0f} s unless renewed)"
+
+
+def _process_identity() -> str:
+    """``host pid start-time boot-id pid-namespace``: enough to know for sure that a local holder is dead."""
+    return f"{socket.gethostname()} {os.getpid()} {_start_time(os.getpid())} {_machine()}"
+
+
+def _machine() -> str:
+    try:
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+        return f"{boot} {Path('/proc/self/ns/pid').readlink()}"
+    except OSError:
+        return "unknown unknown"
+
+
+def _start_time(pid: int) -> str:
+    """The kernel's start time of a live process (clock ticks since boot), or "dead" or "unknown"."""
+    try:
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    except FileNotFoundError:
+        return "dead" if Path("/proc/self/stat").exists() else "unknown"
+    except OSError:
+        return "unknown"
+    return "dead" if fields[0] in "ZX" else fields[19]
+
+
+def _is_dead_neighbour(holder: str) -> bool:
+    """Whether the holder ran in this machine's process namespace and is gone, so that waiting for expiry is idle."""
+    parts = holder.split(" ")
+    if len(parts) != 6 or f"{parts[3]} {parts[4]}" != _machine() or "unknown" in parts:
+        return False
+    return _start_time(int(parts[1])) != parts[2]

@@ -1,0 +1,159 @@
+"""Runs one stage as one durable step: reuse the artifact of this identity, or build and publish it."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import sqlalchemy as sa
+from dbos import DBOS
+from dbos import error as dbos_error
+
+from illada.artifacts import Artifact, Attempt, Progress, StageIdentity, StageInterrupted, Store
+from illada.durable.errors import StageFailed, describe, is_transient, root_cause
+from illada.durable.lease import Lease
+from illada.durable.progress import Listener, StageProgress
+from illada.durable.runs import Run
+
+Build = Callable[[Attempt, Progress], Mapping[str, Any]]
+
+_ATTEMPTS = 4  # of a step that fails for a transient reason: waits of 2, 4 and 8 seconds between them
+
+
+class StaleHistory(Exception):
+    """The recorded steps no longer fit the code, the sources or the store; the run has to be gone through again."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class StageOutcome:
+    """What happened to one stage: `how` is built, reused (its artifact existed) or replayed (it finished earlier)."""
+
+    stage: str
+    fingerprint: str
+    how: str
+    seconds: float
+
+
+class StageRunner:
+    """Handed to a graph: every stage goes through `stage`. `stages` lists what happened, in order."""
+
+    def __init__(
+        self,
+        run: Run,
+        engine: sa.Engine,
+        lease: Lease,
+        prepare: Callable[[], None] | None,
+        listener: Listener | None,
+    ) -> None:
+        self.run_id = run.run_id
+        self.epoch = lease.epoch
+        self.store = Store(Path(run.store))
+        self.stages: list[StageOutcome] = []
+        self._engine = engine
+        self._lease = lease
+        self._prepare = prepare
+        self._listener = listener
+
+    def stage(
+        self,
+        name: str,
+        version: int,
+        config: Mapping[str, Any],
+        inputs: Mapping[str, str],
+        build: Build,
+        placement: Mapping[str, Any] = {},
+    ) -> Artifact:
+        """The artifact of (name, version, config, inputs): found and verified, or built and published by `build`.
+
+        Raises:
+            ArtifactError: a stored artifact is damaged; says which file and the cure.
+            StageFailed: `build` raised; carries the real cause.
+        """
+        if self._lease.stop.is_set():
+            raise StageInterrupted(f"asked to stop before stage {name}")
+        identity = StageIdentity(stage=name, version=version, config=config, inputs=inputs)
+        step = _Step(self, identity, build, placement)
+        try:
+            result = DBOS.run_step(
+                {
+                    "name": name,
+                    "retries_allowed": True,
+                    "max_attempts": _ATTEMPTS,
+                    "interval_seconds": 2.0,
+                    "should_retry": is_transient,
+                },
+                step,
+            )
+        except dbos_error.DBOSUnexpectedStepError as error:
+            raise StaleHistory(str(error)) from None
+        except Exception as error:
+            cause = root_cause(error)
+            step.progress.end("failed", error=describe(cause))
+            raise StageFailed(name, cause) from cause
+        artifact = step.artifact or self._replayed(identity, result)
+        how = "replayed" if step.artifact is None else "reused" if result["reused"] else "built"
+        self.stages.append(
+            StageOutcome(stage=name, fingerprint=identity.fingerprint, how=how, seconds=float(result["seconds"]))
+        )
+        return artifact
+
+    def _replayed(self, identity: StageIdentity, result: Mapping[str, Any]) -> Artifact:
+        """The artifact of a step that finished before the run was stopped, opened again and verified."""
+        if result["fingerprint"] != identity.fingerprint:
+            raise StaleHistory(
+                f"stage {identity.stage} was {result['fingerprint'][:12]}, now {identity.fingerprint[:12]}"
+            )
+        artifact = self.store.find(identity)
+        if artifact is None:
+            raise StaleHistory(f"artifact {identity.stage}/{identity.fingerprint[:12]} has vanished from the store")
+        return artifact
+
+
+class _Step:
+    """The body of one step. Its result, which DBOS records, is small JSON; the artifact stays on this object."""
+
+    def __init__(
+        self, runner: StageRunner, identity: StageIdentity, build: Build, placement: Mapping[str, Any]
+    ) -> None:
+        self.runner = runner
+        self.identity = identity
+        self.build = build
+        self.placement = placement
+        self.artifact: Artifact | None = None
+        self.progress = StageProgress(
+            runner._engine, runner.run_id, identity.stage, len(runner.stages), runner._lease.stop, runner._listener
+        )
+
+    def __call__(self) -> dict[str, Any]:
+        runner, progress = self.runner, self.progress
+        began = time.monotonic()
+        runner._lease.check()
+        progress.begin(self.identity.fingerprint)
+        self.artifact = runner.store.find(self.identity)
+        reused = self.artifact is not None
+        if self.artifact is None:
+            try:
+                self.artifact = self._build()
+            except StageInterrupted as error:
+                progress.end("stopped")
+                raise dbos_error.DBOSWorkflowCancelledError(str(error)) from error
+        progress.end("reused" if reused else "done", reused=reused)
+        return {
+            "stage": self.identity.stage,
+            "fingerprint": self.identity.fingerprint,
+            "reused": reused,
+            "seconds": round(time.monotonic() - began, 3),
+        }
+
+    def _build(self) -> Artifact:
+        if self.runner._prepare is not None:
+            self.runner._prepare()
+        started = time.time()
+        with self.runner.store.attempt(self.identity, self.runner.epoch) as attempt:
+            self.progress.attempt()
+            statistics = self.build(attempt, self.progress)
+            self.runner._lease.check()
+            return self.runner.store.publish(attempt, statistics, self.placement, started)

@@ -1,0 +1,63 @@
+"""Ends the driver when its Ray cluster is gone: a driver without a cluster hangs for ever and keeps its lease.
+
+One thread asks the cluster's control service who is alive; another one judges the silence, since the question itself
+may never be answered.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import threading
+import time
+
+EXIT_RAY_LOST = 71
+
+
+class Watchdog:
+    """Watches the Ray connection of this process while the context is open."""
+
+    def __init__(self, every: float = 5.0, budget: float = 30.0) -> None:
+        self.every = every
+        self.budget = budget
+        self._closed = threading.Event()
+        self._heard = time.monotonic()
+        self._why = "no answer"
+
+    def __enter__(self) -> Watchdog:
+        """Start watching."""
+        self._heard = time.monotonic()
+        for target in (self._ask, self._judge):
+            threading.Thread(target=target, name=f"ray-watchdog{target.__name__}", daemon=True).start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Stop watching: the cluster may be shut down now."""
+        self._closed.set()
+
+    def _ask(self) -> None:
+        import ray
+
+        home = ray.get_runtime_context().get_node_id()
+        while not self._closed.is_set():
+            try:
+                alive = any(node["Alive"] and node["NodeID"] == home for node in ray.nodes())
+            except Exception as error:  # whatever it is, it is no sign of life
+                self._why = f"{type(error).__name__}: {' '.join(str(error).split())}"
+            else:
+                self._why = "this driver's node is dead"
+                if alive:
+                    self._heard = time.monotonic()
+            self._closed.wait(self.every)
+
+    def _judge(self) -> None:
+        while not self._closed.wait(self.every / 2):
+            silence = time.monotonic() - self._heard
+            if silence > self.budget and not self._closed.is_set():
+                print(
+                    f"illada: the Ray cluster has been gone for {silence:.0f} s ({self._why}); this driver ends now, "
+                    "resume the run when the cluster is back",
+                    file=sys.stderr,
+                    flush=True,
+                )
+                os._exit(EXIT_RAY_LOST)
