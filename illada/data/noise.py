@@ -66,9 +66,10 @@ def batch_noise(
         raise ValueError(f"seed {seed}: must be in [0, 2**64)")
     if epoch < 0 or length < 1 or any(window_id < 0 for window_id in window_ids):
         raise ValueError(f"epoch {epoch} and window ids must not be negative, length {length} must be positive")
+    key = np.array([seed, _stream(domain)], dtype=np.uint64)
     uniform = np.empty((len(window_ids), _DECISIONS + length))
     for row, window_id in zip(uniform, window_ids, strict=True):
-        philox = np.random.Philox(key=[seed, _stream(domain)], counter=[0, int(window_id), epoch, 0])
+        philox = np.random.Philox(key=key, counter=np.array([0, window_id, epoch, 0], dtype=np.uint64))
         np.multiply(philox.random_raw(len(row)) >> np.uint64(11), 2.0**-53, out=row)  # 53 bits: [0, 1)
 
     split, place, first, second = uniform[:, :_DECISIONS].T
