@@ -33,13 +33,14 @@ def corrupt(tokens: Tensor, mask: Tensor, mask_id: int) -> Tensor:
 
 
 def weighted_loss(cross_entropy: Tensor, weight: Tensor, tokens: int) -> Tensor:
-    """This rank's part of the batch's loss, a scalar: sum of weighted cross-entropies over tokens of the whole batch.
+    """A part of the batch's loss, a scalar: the weighted cross-entropies, summed and divided by `tokens`.
 
     Args:
         cross_entropy: [n] nats, of the masked positions in any order.
         weight: [n] 1 / q of each of them, in the same order.
-        tokens: all tokens of the global batch, masked or not; the parts of all ranks and micro-batches then add up to
-            the loss. With nothing masked the part is 0 and still has a gradient (of zeros).
+        tokens: what to divide by: all tokens of the batch, masked or not, when the parts of ranks and micro-batches are
+            added up; those of the micro-batch when its equals are averaged (Megatron's schedules do). With nothing
+            masked the part is 0 and still has a gradient (of zeros).
     """
     return (cross_entropy * weight).sum() / tokens
 

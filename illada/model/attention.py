@@ -94,6 +94,7 @@ def rotate(x: Tensor, segments: Segments) -> Tensor:
 def attend(query: Tensor, key: Tensor, value: Tensor, splits: tuple[int, ...]) -> Tensor:
     """Attention by SDPA: uncut rows in one call, cut rows one call a segment. Shapes as `SegmentAttention.forward`."""
     length, rows = query.shape[:2]
+    assert len(splits) == rows and all(0 < split <= length for split in splits), f"bad splits {splits} of {length}"
     operands = [x.permute(1, 2, 0, 3) for x in (query, key, value)]  # [b, heads, s, d]
     whole = [row for row, split in enumerate(splits) if split == length]
     cut = [row for row, split in enumerate(splits) if split < length]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import math
 
 import pytest
@@ -58,10 +57,10 @@ def test_initial_scale() -> None:
 
 
 def test_initial_values_do_not_drift_between_versions() -> None:
-    """To five digits: libraries may differ in the last bit of a logarithm."""
+    """Changed initial values are another experiment: they must not come with an upgrade unnoticed."""
     values = initial_tensor(config(), "model.layers.1.mlp.up_proj.weight", seed=0)
-    rounded = (values.double() * 1e5).round().to(torch.int64).numpy().tobytes()
-    assert hashlib.sha256(rounded).hexdigest()[:16] == "86fccd3c22b0e935"
+    expected = [0.08044, 0.011907, -0.021626, 0.284348, 0.09495, 0.314587]
+    assert values[0, :3].tolist() + values[-1, -3:].tolist() == pytest.approx(expected, abs=1e-6)
 
 
 def test_an_unknown_name_is_refused() -> None:
