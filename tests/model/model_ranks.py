@@ -5,6 +5,7 @@ Processes come from a fork server that has imported Megatron once, so a layout c
 
 from __future__ import annotations
 
+import functools
 import multiprocessing
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -44,15 +45,18 @@ def run_layout(folder: Path, tensor: int, pipeline: int, **changes: object) -> S
 def _rank(rank: int, tensor: int, pipeline: int, folder: Path, model: ModelConfig) -> None:
     from megatron.core import parallel_state
 
+    from illada.model import head, megatron
     from illada.model.cpu import install_cpu_shim
-    from illada.model.megatron import build_module
     from illada.model.weights import hf_views, initial_tensor, load_hf_weights
 
     torch.set_num_threads(1)
     install_cpu_shim()
     dist.init_process_group("gloo", init_method=f"file://{folder / 'store'}", rank=rank, world_size=tensor * pipeline)
     parallel_state.initialize_model_parallel(tensor, pipeline)
-    module = build_module(model, dtype=torch.float32)
+    # chunks of five positions, so that every rank makes the same collective calls several times
+    chunk_logits = 5 * model.vocab_size // tensor
+    megatron.chunked_cross_entropy = functools.partial(head.chunked_cross_entropy, chunk_logits=chunk_logits)
+    module = megatron.build_module(model, dtype=torch.float32)
     load_hf_weights(module, model, lambda name: initial_tensor(model, name, seed=0))
     found = {
         "losses": _run(module, predict=True),
