@@ -1,0 +1,123 @@
+"""The model card: README.md, written from the records of the artifacts the model was built from.
+
+Only figures that are a function of the inputs are printed, so the card of a run that was killed and resumed is the card
+of an uninterrupted one; times, rates and restarts belong to the run's report.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import yaml
+from jinja2 import Environment, PackageLoader, StrictUndefined
+
+from illada.artifacts import Artifact
+from illada.config import ModelConfig, Release
+from illada.model.arithmetic import parameters
+from illada.release.provenance import read_inventory
+from illada.release.published import BASE, INSTRUCT
+
+CARD = "README.md"
+_LABELS = {"base": "before SFT", "sft": "after SFT"}
+_LANGUAGE = re.compile(r"[a-z]{2}")
+
+
+def write_card(
+    model: Artifact, chain: Sequence[Artifact], evaluations: Mapping[str, Mapping[str, Any]], config: Release
+) -> str:
+    """The card of `model` as Markdown with a YAML head.
+
+    Args:
+        evaluations: the statistics of each evaluation stage, by what was evaluated ("base", "sft"), in order.
+    """
+    stages = {artifact.stage: artifact for artifact in chain}
+    architecture = ModelConfig.model_validate(model.record["config"]["model"])
+    environment = Environment(
+        loader=PackageLoader("illada.release", "."),
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+        autoescape=False,  # Markdown, not HTML; `cell` and `fenced` keep texts in their place
+    )
+    environment.filters |= {"cell": cell, "fenced": fenced, "size": size, "share": share}
+    return environment.get_template("card.md.jinja").render(
+        front=front_matter(config, stages),
+        release=config,
+        model=architecture,
+        count=parameters(architecture),
+        dtype=json.loads(model.path("config.json").read_text(encoding="utf-8"))["dtype"],
+        sources=[_source(artifact) for artifact in chain if not artifact.record["inputs"]],
+        tokens=stages["tokenize"].statistics,
+        languages=_by_size(stages["tokenize"].statistics["languages"]),
+        funnel=[step for name in ("curate", "deduplicate") for step in stages[name].statistics["funnel"]],
+        personal_data=stages["deduplicate"].record["config"]["format_pii"],
+        tokenizer=stages["tokenizer"].statistics,
+        pairs=stages["pairs"].statistics if "pairs" in stages else None,
+        trainings=[_training(stages[name]) for name in ("pretrain", "sft") if name in stages],
+        evaluations=[{"label": _LABELS.get(name, name), **result} for name, result in evaluations.items()],
+        published=(BASE, INSTRUCT),
+        chain=chain,
+        weights=model,
+    )
+
+
+def front_matter(config: Release, stages: Mapping[str, Artifact]) -> str:
+    """The YAML head that model hubs read."""
+    languages = [name for name, _ in _by_size(stages["tokenize"].statistics["languages"])]
+    head = {
+        "license": config.licence,
+        "language": [name for name in languages if _LANGUAGE.fullmatch(name)],
+        "library_name": "transformers",
+        "pipeline_tag": "text-generation",
+        "tags": ["diffusion-language-model", "masked-diffusion", "illada", "custom_code"],
+    }
+    return yaml.safe_dump(head, sort_keys=False, allow_unicode=True)
+
+
+def cell(value: Any) -> str:
+    """Text that stays inside one cell of a Markdown table."""
+    return " ".join(str(value).replace("|", "\\|").split())
+
+
+def fenced(text: str) -> str:
+    """Text as a code block, inside a fence longer than any the text has."""
+    longest = max((len(run) for run in re.findall(r"`+", text)), default=0)
+    fence = "`" * max(3, longest + 1)
+    return f"{fence}text\n{text}\n{fence}"
+
+
+def size(count: float) -> str:
+    """Bytes in decimal units: 1234567 -> 1.2 MB."""
+    for unit in ("B", "kB", "MB", "GB", "TB"):
+        if count < 1000 or unit == "TB":
+            break
+        count /= 1000
+    return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
+
+
+def share(part: float, whole: float) -> str:
+    """A percentage, or a dash of nothing."""
+    return f"{100 * part / whole:.1f}%" if whole else "-"
+
+
+def _source(artifact: Artifact) -> dict[str, Any]:
+    inventory = read_inventory(artifact)
+    return {
+        "name": inventory["source"],
+        "origin": inventory["origin"],
+        "licence": inventory["licence"],
+        "files": len(inventory["files"]),
+        "bytes": sum(file["bytes"] for file in inventory["files"]),
+    }
+
+
+def _training(artifact: Artifact) -> dict[str, Any]:
+    return {"stage": artifact.stage, "config": artifact.record["config"]["training"], "figures": artifact.statistics}
+
+
+def _by_size(languages: Mapping[str, Mapping[str, Any]]) -> list[tuple[str, Mapping[str, Any]]]:
+    return sorted(languages.items(), key=lambda item: (-item[1]["bytes"], item[0]))
