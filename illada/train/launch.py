@@ -1,0 +1,222 @@
+"""Starts the ranks of a training stage with Ray Train, restarts them when one fails, and tells why.
+
+Ray Train v2 places the ranks, forms their process group and restarts the group when a rank dies; ranks then find the
+latest checkpoint themselves. `fit()` blocks and cannot be cancelled, so it runs in a thread; to stop, a file is written
+that every rank watches. A rank also ends itself when a newer driver has taken the stage over, so that no orphan of a
+lost driver goes on writing.
+
+This module is imported by every process involved, most of which need neither torch nor Megatron: imports stay local.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import sys
+import threading
+import time
+import uuid
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from ray.exceptions import RayActorError
+from ray.train.v2.api.callback import UserCallback
+
+from illada.train.checkpoint import StaleDriverError, check_fence
+from illada.train.events import append_event
+from illada.train.job import Job
+
+LOGS = "logs"
+_LOST_PEER = ("connection closed", "connection reset", "connection refused", "broken pipe", "gloo", "nccl", "timed out")
+_ENVIRONMENT = {
+    "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.5",  # how soon a dead rank and the end of training are noticed
+    "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",  # one more process; checkpoints are what survives a preemption
+    "RAY_TRAIN_METRICS_ENABLED": "0",
+    "RAY_CHDIR_TO_TRIAL_DIR": "0",
+}
+_STOP_SECONDS = 5.0
+_WATCH_SECONDS = 0.5
+
+
+class RankError(RuntimeError):
+    """A rank ended without an exception of ours: killed, out of memory, crashed, or cut off from the others."""
+
+
+class _StoppedError(RuntimeError):
+    """The driver asked the ranks to stop."""
+
+
+class Ranks:
+    """The running ranks of a job. Call `stop` whatever happens."""
+
+    def __init__(self, job: Job) -> None:
+        self._stop_file = job.work / f"stop-{uuid.uuid4().hex[:12]}"
+        self._error: BaseException | None = None
+        self._thread = threading.Thread(target=self._run, args=(job,), name="ray-train", daemon=True)
+        self._thread.start()
+
+    def wait(self, seconds: float) -> bool:
+        """Whether training has ended, waiting up to `seconds`.
+
+        Raises:
+            RankError: a rank died more often than the placement allows.
+            Exception: whatever a rank raised that a restart would not cure, as it was raised.
+        """
+        self._thread.join(seconds)
+        if self._thread.is_alive():
+            return False
+        if self._error is not None:
+            raise self._error
+        return True
+
+    def stop(self) -> None:
+        """End all ranks at once, also those that only start later; waits a few seconds for them."""
+        if self._thread.is_alive():
+            self._stop_file.touch()
+            self._thread.join(_STOP_SECONDS)
+
+    def _run(self, job: Job) -> None:
+        try:
+            _fit(job, self._stop_file)
+        except BaseException as error:  # handed to the thread that waits
+            self._error = error
+
+
+def _fit(job: Job, stop_file: Path) -> None:
+    for name, value in _ENVIRONMENT.items():
+        os.environ.setdefault(name, value)
+    from ray.train import FailureConfig, RunConfig, ScalingConfig
+    from ray.train.torch import TorchConfig, TorchTrainer
+    from ray.train.v2.api.config import LoggingConfig
+    from ray.train.v2.api.exceptions import ControllerError, WorkerGroupError
+
+    class Trainer(TorchTrainer):
+        """Without the detached actor that watches the controller: it asks Ray's dashboard, which may not run."""
+
+        def _create_default_callbacks(self) -> list[Any]:
+            callbacks = super()._create_default_callbacks()
+            return [callback for callback in callbacks if type(callback).__name__ != "PlacementGroupCleanerCallback"]
+
+    place = job.placement
+    gpus = {"GPU": place.gpus_per_rank} if place.gpus_per_rank else {}
+    trainer = Trainer(
+        rank_main,
+        train_loop_config={"job": job.to_json(), "stop_file": str(stop_file)},
+        torch_config=TorchConfig(backend="nccl" if gpus else "gloo"),
+        scaling_config=ScalingConfig(
+            num_workers=place.ranks, use_gpu=bool(gpus), resources_per_worker={"CPU": place.cpus_per_rank, **gpus}
+        ),
+        run_config=RunConfig(
+            name="ranks",
+            storage_path=str(job.work / "ray"),
+            failure_config=FailureConfig(max_failures=place.max_failures),
+            callbacks=[_Failures(job.work, stop_file, place.max_failures)],
+            logging_config=LoggingConfig(log_level="CRITICAL"),
+        ),
+    )
+    try:
+        trainer.fit()
+    except ControllerError as error:
+        raise error.controller_failure from None
+    except WorkerGroupError as error:
+        raise describe(error.worker_failures, job.work) from None
+
+
+class _Failures(UserCallback):
+    """Runs in Ray Train's controller: records each failure, and refuses to restart what would only fail again."""
+
+    def __init__(self, work: Path, stop_file: Path, most: int) -> None:
+        self._work, self._stop_file, self._left = work, stop_file, most
+
+    def after_exception(self, run_context: Any, worker_exceptions: dict[int, Exception]) -> None:
+        """Called once for each failure of the group; raising ends the run."""
+        if self._stop_file.exists():
+            raise _StoppedError
+        error = describe(worker_exceptions, self._work)
+        if not isinstance(error, RankError):
+            append_event(self._work, "failed", reason=f"{type(error).__name__}: {error}")
+            raise error
+        self._left -= 1
+        append_event(self._work, "restart" if self._left >= 0 else "failed", reason=str(error))
+
+
+def describe(failures: Mapping[int, Exception], work: Path) -> Exception:
+    """The one error that explains a failed group: the exception itself, or a RankError where a restart may help.
+
+    When one rank fails, the others fail too as their peer is gone; they are the last to be asked. What is neither an
+    error of communication nor of input and output is a deterministic one: the same step would raise it again.
+    """
+
+    def order(item: tuple[int, Exception]) -> tuple[int, int]:
+        rank, error = item
+        return (1 if _process_died(error) else 2 if _lost_peer(error) else 0), rank
+
+    rank, error = min(failures.items(), key=order)
+    if _process_died(error):
+        return RankError(f"rank {rank} died ({_cause(error)}){_last_words(work, rank)}")
+    full = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
+    if isinstance(error, RuntimeError | OSError) and not full:
+        return RankError(f"rank {rank}: {type(error).__name__}: {error}")
+    return error
+
+
+def _process_died(error: Exception) -> bool:
+    return isinstance(error, RayActorError) or "HealthCheck" in type(error).__name__
+
+
+def _lost_peer(error: Exception) -> bool:
+    return isinstance(error, RuntimeError | OSError) and any(word in str(error).lower() for word in _LOST_PEER)
+
+
+def _cause(error: Exception) -> str:
+    text = " ".join(str(getattr(error, "health_check_failure", error)).split())
+    return text.partition("Worker exit detail: ")[2] or text
+
+
+def _last_words(work: Path, rank: int) -> str:
+    """The end of a rank's log, where a crash leaves its message."""
+    path = _log_path(work, rank)
+    lines = path.read_text(encoding="utf-8", errors="replace").splitlines()[-5:] if path.exists() else []
+    return "; its last output: " + " | ".join(lines) if lines else ""
+
+
+def rank_main(config: dict[str, Any]) -> None:
+    """What every rank runs, in a thread of its process, once Ray Train has formed the process group."""
+    job, stop_file = Job.from_json(config["job"]), Path(config["stop_file"])
+    threading.Thread(target=_watch, args=(job, stop_file), daemon=True).start()
+    import torch.distributed as dist
+
+    _log_to(_log_path(job.work, dist.get_rank()))
+    from illada.train.process import prepare
+
+    prepare()
+    from illada.train.loop import run
+
+    run(job)
+
+
+def _watch(job: Job, stop_file: Path) -> None:
+    """Ends this process when it should no longer run; it may be waiting in a collective, so from outside of it."""
+    while not stop_file.exists():
+        try:
+            check_fence(job.work, job.epoch)
+        except StaleDriverError:
+            break
+        time.sleep(_WATCH_SECONDS)
+    os._exit(1)
+
+
+def _log_path(work: Path, rank: int) -> Path:
+    return work / LOGS / f"rank-{rank:05d}.log"
+
+
+def _log_to(path: Path) -> None:
+    """Send this process's output, that of C++ libraries included, to a file of the rank."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    sys.stdout.flush()
+    sys.stderr.flush()
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+    os.dup2(descriptor, 1)
+    os.dup2(descriptor, 2)
+    os.close(descriptor)

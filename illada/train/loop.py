@@ -1,0 +1,213 @@
+"""The training loop of one rank: pure batches in, updates, rows of metrics, checkpoints.
+
+Every rank computes its own rows of each batch from the pure loader, so nothing is broadcast; Megatron runs the pipeline
+schedule and reduces gradients. The figures of a step and the decision to skip it come from the same reduced numbers on
+every rank, so ranks cannot disagree. Rank 0 alone writes.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from megatron.core import parallel_state
+from megatron.core.pipeline_parallel.schedules import get_forward_backward_func
+from torch import Tensor
+
+from illada.data.loader import Batch, Loader
+from illada.data.tokenizer import MASK_ID
+from illada.diffusion.masked import corrupt, weighted_loss
+from illada.model.megatron import build_module
+from illada.model.weights import initial_tensor, load_hf_weights
+from illada.train import checkpoint, state
+from illada.train.events import append_event
+from illada.train.job import Job
+from illada.train.metrics import SUMS, MetricsLog, add_micro_batch, step_row
+from illada.train.parallel import DTYPES, Wrapped, initialise_groups, wrap
+from illada.train.process import device
+from illada.train.schedule import learning_rate
+
+METRICS = "metrics.jsonl"
+MOST_SKIPS = 5
+
+
+class DivergedError(ValueError):
+    """Several steps in a row had a loss or gradient that is not finite."""
+
+
+def run(job: Job) -> None:
+    """Train from the latest checkpoint to the end of the stage; torch.distributed is initialised, all ranks call this.
+
+    Raises:
+        DivergedError: `MOST_SKIPS` steps in a row could not be used.
+        StaleDriverError: on rank 0, another driver has taken the stage over.
+        ValueError: data, checkpoint and configuration do not fit together.
+    """
+    initialise_groups(job.placement)
+    loader = job.loader()
+    total_steps = job.total_steps(loader)
+    module = build_module(job.model, dtype=DTYPES[job.training.dtype])
+    found = _find(job)
+    if found.path is None:
+        if job.initial is None:
+            load_hf_weights(module, job.model, lambda name: initial_tensor(job.model, name, job.training.seed))
+        else:
+            checkpoint.require_model(job.initial, job.model)
+            state.load_weights(job.initial, module)
+    wrapped = wrap(module, job.training)
+    skips = 0
+    if found.path is not None:
+        loader.check(found.manifest["loader"])
+        state.load(found.path, module, wrapped.optimizer)
+        skips = int(found.manifest["skips"])
+    stepper = _Stepper(job=job, loader=loader, wrapped=wrapped, total_steps=total_steps)
+    first = dist.get_rank() == 0
+    log = MetricsLog(job.work / METRICS, found.step) if first else None
+    if first:
+        layout = {name: getattr(job.placement, name) for name in ("tensor", "pipeline", "data", "micro_batch")}
+        resumed = {"resumed_from": found.path.name} if found.path else {}
+        append_event(job.work, "start", step=found.step, total_steps=total_steps, epoch=job.epoch, **layout, **resumed)
+    for step in range(found.step, total_steps):
+        row = stepper.step(step)
+        skips = skips + 1 if row.get("skipped") else 0
+        if log is not None:
+            _record(job, log, row)
+        if skips == MOST_SKIPS:
+            windows = loader.batch(step, 0, loader.global_batch).window_ids.tolist()
+            raise DivergedError(
+                f"step {step + 1}: loss or gradient was not finite for {MOST_SKIPS} steps in a row; the last had "
+                f"windows {windows} of {job.shards}. Lower the learning rate or look at these windows"
+            )
+        if (step + 1) % job.placement.checkpoint_steps == 0 or step + 1 == total_steps:
+            if log is not None:
+                log.sync()
+            _save(job, loader, wrapped, step + 1, skips)
+    if first:
+        append_event(job.work, "done", step=total_steps)
+
+
+def _find(job: Job) -> checkpoint.Latest:
+    """The checkpoint to go on from, decided by rank 0."""
+    found: list[Any] = [None]
+    if dist.get_rank() == 0:
+        found[0] = checkpoint.find(job.work, job.epoch)
+    dist.broadcast_object_list(found)
+    latest: checkpoint.Latest = found[0]
+    return latest
+
+
+def _record(job: Job, log: MetricsLog, row: dict[str, Any]) -> None:
+    checkpoint.check_fence(job.work, job.epoch)
+    log.append(row)
+    if row.get("skipped"):
+        append_event(job.work, "skipped", step=row["step"], loss=row["loss"], grad_norm=row["grad_norm"])
+
+
+def _save(job: Job, loader: Loader, wrapped: Wrapped, step: int, skips: int) -> None:
+    started = time.perf_counter()
+    manifest = {
+        "step": step,
+        "skips": skips,
+        "loader": loader.state(step),
+        "model": job.model.identity(),
+        "dtype": job.training.dtype,
+        "layout": {"tensor": job.placement.tensor, "pipeline": job.placement.pipeline, "data": job.placement.data},
+        "epoch": job.epoch,
+    }
+    folder = job.work / checkpoint.FOLDER
+    saved = state.save(folder, wrapped.module, wrapped.optimizer, manifest, job.placement.keep_checkpoints)
+    if saved is not None:
+        seconds = time.perf_counter() - started
+        append_event(job.work, "checkpoint", step=step, seconds=seconds, bytes=saved.size)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _MicroBatch:
+    """Tensors of one micro-batch; b windows of s tokens. See `illada.data.loader.Batch`."""
+
+    tokens: Tensor
+    mask: Tensor
+    weight: Tensor
+    level: Tensor
+    boundaries: Tensor
+
+
+@dataclass(kw_only=True, slots=True)
+class _Stepper:
+    job: Job
+    loader: Loader
+    wrapped: Wrapped
+    total_steps: int
+
+    def step(self, step: int) -> dict[str, Any]:
+        """Make the update after `step` completed ones, or skip it; returns its metrics row, the same on all ranks."""
+        started = time.perf_counter()
+        training, placement = self.job.training, self.job.placement
+        rows = training.global_batch // placement.data
+        batch = self.loader.batch(step, parallel_state.get_data_parallel_rank() * rows, rows)
+        lr = learning_rate(training.schedule, step, self.total_steps)
+        optimizer = self.wrapped.optimizer
+        self.wrapped.set_rates(lr, training.optimizer.weight_decay)
+        self.wrapped.ddp.zero_grad_buffer()
+        optimizer.zero_grad()
+        sums = self._gradients(batch).tolist()
+        optimizer.prepare_grads()
+        norm = float(optimizer.clip_grad_norm(training.optimizer.clip))
+        if math.isfinite(sums[0]) and math.isfinite(norm):
+            optimizer.step_with_ready_grads()
+        return step_row(
+            sums,
+            step=step + 1,
+            epoch=batch.epoch,
+            lr=lr,
+            grad_norm=norm,
+            tokens=(step + 1) * training.global_batch * training.window,
+            seconds=time.perf_counter() - started,
+        )
+
+    def _gradients(self, batch: Batch) -> Tensor:
+        """Accumulate and reduce the gradients of this rank's rows; returns the step's sums over all ranks."""
+        size = self.job.placement.micro_batch
+        sums = torch.zeros(SUMS, dtype=torch.float64, device=device())
+        counted = parallel_state.get_tensor_model_parallel_rank() == 0
+
+        def forward(micro_batches: Iterator[_MicroBatch], model: torch.nn.Module) -> tuple[Tensor, Any]:
+            micro = next(micro_batches)
+            output = model(corrupt(micro.tokens, micro.mask, MASK_ID), micro.boundaries, micro.tokens, micro.mask)
+
+            def loss(cross_entropy: Tensor) -> tuple[Tensor, dict[str, Any]]:
+                weight, level = micro.weight[micro.mask], micro.level[micro.mask]
+                if counted:
+                    add_micro_batch(sums, cross_entropy, weight, level, micro.tokens.numel())
+                return weighted_loss(cross_entropy, weight, micro.tokens.numel()), {}
+
+            return output, loss
+
+        get_forward_backward_func()(
+            forward_step_func=forward,
+            data_iterator=_micro_batches(batch, size),
+            model=[self.wrapped.ddp],
+            num_microbatches=len(batch.tokens) // size,
+            seq_length=batch.tokens.shape[1],
+            micro_batch_size=size,
+            decoder_seq_length=batch.tokens.shape[1],
+            forward_only=False,
+        )
+        dist.all_reduce(sums)
+        return sums
+
+
+def _micro_batches(batch: Batch, size: int) -> Iterator[_MicroBatch]:
+    for first in range(0, len(batch.tokens), size):
+        rows = slice(first, first + size)
+        yield _MicroBatch(
+            **{
+                name: torch.from_numpy(getattr(batch, name)[rows]).to(device())
+                for name in ("tokens", "mask", "weight", "level", "boundaries")
+            }
+        )

@@ -1,0 +1,149 @@
+"""How checkpoint tensors lie on disk: one safetensors file a rank and one JSON index, behind Megatron's own interface.
+
+Megatron-Core's `dist_checkpointing` describes each rank's tensors as boxes of global tensors (`ShardedTensor`) and
+leaves storage to a strategy. Its default one forks writer processes and unpickles an index; this one writes in the
+calling process, contains no pickle, and reads only the slices that a rank asks for, so a checkpoint loads under any
+tensor, pipeline and data parallelism. `shards.json`:
+
+    {"version": 1, "tensors": {key: {"shape": [...], "pieces": [{"file", "name", "offset": [...], "shape": [...]}]}}}
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from megatron.core.dist_checkpointing.dict_utils import dict_list_map_outplace, nested_values
+from megatron.core.dist_checkpointing.mapping import ShardedTensor, is_main_replica
+from megatron.core.dist_checkpointing.strategies.base import LoadShardedStrategy, SaveShardedStrategy
+from megatron.core.dist_checkpointing.strategies.common import COMMON_STATE_FNAME, TorchCommonLoadStrategy
+from safetensors import safe_open
+from safetensors.torch import save_file
+
+from illada.artifacts import write_json
+
+BACKEND = "illada_safetensors"
+INDEX = "shards.json"
+_VERSION = 1
+
+
+class SaveShards(SaveShardedStrategy):
+    """Every rank writes the tensors it is the main replica of; rank 0 writes the index."""
+
+    def __init__(self) -> None:
+        super().__init__(BACKEND, _VERSION)
+
+    def save(self, sharded_state_dict: dict[str, Any], checkpoint_dir: str | Path) -> None:
+        """Collective: called by all ranks; returns when this rank's file is on disk."""
+        folder, name = Path(checkpoint_dir), f"rank-{dist.get_rank():05d}.safetensors"
+        tensors: dict[str, torch.Tensor] = {}
+        pieces: list[tuple[str, list[int], dict[str, Any]]] = []
+        for part in nested_values(sharded_state_dict):
+            if not is_main_replica(part.replica_id):
+                continue
+            offset, shape = list(part.global_offset), _box(part)
+            piece = f"{part.key}@{','.join(map(str, offset))}"
+            tensors[piece] = part.data.detach().reshape(shape).to("cpu").contiguous().clone()
+            located = {"file": name, "name": piece, "offset": offset, "shape": shape}
+            pieces.append((part.key, list(part.global_shape), located))
+        if tensors:
+            save_file(tensors, folder / name)
+            _sync(folder / name)
+        gathered: list[Any] = [None] * dist.get_world_size()
+        dist.gather_object(pieces, gathered if dist.get_rank() == 0 else None)
+        if dist.get_rank() == 0:
+            index: dict[str, Any] = {}
+            for key, global_shape, located in (entry for rank in gathered for entry in rank):
+                index.setdefault(key, {"shape": global_shape, "pieces": []})["pieces"].append(located)
+            write_json(folder / INDEX, {"version": _VERSION, "tensors": index})
+
+
+class LoadShards(LoadShardedStrategy):
+    """Reads what overlaps the boxes this rank asks for, converted to the type it asks for."""
+
+    def load(self, sharded_state_dict: dict[str, Any], checkpoint_dir: str | Path) -> dict[str, Any]:
+        """The state dict with tensors in place of the `ShardedTensor`s. ValueError for what the checkpoint lacks."""
+        folder = Path(checkpoint_dir)
+        index = json.loads((folder / INDEX).read_text(encoding="utf-8"))["tensors"]
+        files: dict[str, Any] = {}
+
+        def read(part: ShardedTensor) -> torch.Tensor:
+            entry = index.get(part.key)
+            if entry is None or entry["shape"] != list(part.global_shape):
+                found = "lacks it" if entry is None else f"has shape {entry['shape']}"
+                raise ValueError(f"{folder}: the model needs {part.key} of {list(part.global_shape)}, this {found}")
+            shape = _box(part)
+            result = torch.empty(shape, dtype=part.dtype)
+            filled = 0
+            for piece in entry["pieces"]:
+                here, there = _overlap(part.global_offset, shape, piece["offset"], piece["shape"])
+                if here is None:
+                    continue
+                if piece["file"] not in files:
+                    files[piece["file"]] = safe_open(folder / piece["file"], framework="pt")
+                source = files[piece["file"]].get_slice(piece["name"])
+                result[here] = source[there].to(part.dtype)
+                filled += result[here].numel()
+            if filled != result.numel():
+                raise ValueError(f"{folder}: {part.key} is incomplete: {filled} of {result.numel()} elements found")
+            return result.reshape(part.local_shape)
+
+        loaded: dict[str, Any] = dict_list_map_outplace(read, sharded_state_dict)
+        return loaded
+
+    def load_tensors_metadata(self, checkpoint_dir: str | Path) -> dict[str, Any]:
+        """Global shapes by key, as Megatron's tools expect them: sharded tensors without data."""
+        index = json.loads((Path(checkpoint_dir) / INDEX).read_text(encoding="utf-8"))["tensors"]
+        return {
+            key: ShardedTensor.from_rank_offsets(key, torch.empty(entry["shape"], device="meta")).without_data()
+            for key, entry in index.items()
+        }
+
+    def check_backend_compatibility(self, loaded_backend: str) -> None:
+        """ValueError when the checkpoint was written by another backend."""
+        if loaded_backend != BACKEND:
+            raise ValueError(f"the checkpoint's tensors are stored as {loaded_backend!r}, this reads {BACKEND!r}")
+
+    def check_version_compatibility(self, loaded_version: int) -> None:
+        """ValueError when the checkpoint is of a newer version."""
+        if loaded_version > _VERSION:
+            raise ValueError(f"the checkpoint was written by a newer illada (tensor format {loaded_version}); upgrade")
+
+
+class LoadCommon(TorchCommonLoadStrategy):
+    """Megatron's `common.pt` (numbers of the optimizer), read without unpickling anything but plain values."""
+
+    def load_common(self, checkpoint_dir: str | Path) -> dict[str, Any]:
+        """The replicated part of the state."""
+        state: dict[str, Any] = torch.load(
+            Path(checkpoint_dir) / COMMON_STATE_FNAME, map_location="cpu", weights_only=True
+        )
+        return state
+
+
+def _box(part: ShardedTensor) -> list[int]:
+    return [1] * part.prepend_axis_num + list(part.local_shape)
+
+
+def _overlap(
+    offset: Sequence[int], shape: Sequence[int], other_offset: Sequence[int], other_shape: Sequence[int]
+) -> tuple[tuple[slice, ...], tuple[slice, ...]] | tuple[None, None]:
+    """Where two boxes of one global tensor meet, in the coordinates of each."""
+    here, there = [], []
+    for mine, size, other, other_size in zip(offset, shape, other_offset, other_shape, strict=True):
+        first, end = max(mine, other), min(mine + size, other + other_size)
+        if first >= end:
+            return None, None
+        here.append(slice(first - mine, end - mine))
+        there.append(slice(first - other, end - other))
+    return tuple(here), tuple(there)
+
+
+def _sync(path: Path) -> None:
+    with path.open("rb") as file:
+        os.fsync(file.fileno())

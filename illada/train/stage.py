@@ -1,0 +1,130 @@
+"""A training stage, seen from the driver: start the ranks, follow them, publish what they made.
+
+The same stage pretrains (from initial weights that are a pure function of the seed) and fine-tunes (from the weights of
+another stage's checkpoint, with a fresh optimizer). Everything resumable is in `attempt.work`; when a previous attempt
+had finished training but not published, no rank is started.
+"""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+from illada.artifacts import Attempt, Progress, write_json
+from illada.config import ConfigError, ModelConfig, Training, TrainPlacement
+from illada.model.arithmetic import parameters
+from illada.train import checkpoint
+from illada.train.events import EVENTS
+from illada.train.job import Job
+from illada.train.metrics import last_row, read_rows
+
+TRAIN_VERSION = 1
+METRICS = "metrics.jsonl"
+_POLL_SECONDS = 0.5
+_LAST_STEPS = 10
+
+
+def train(
+    config: Training,
+    model: ModelConfig,
+    shards: Path,
+    initial: Path | None,
+    attempt: Attempt,
+    placement: TrainPlacement,
+    progress: Progress,
+) -> dict[str, Any]:
+    """Train `model` on the token shards in `shards`; Ray is initialised.
+
+    Args:
+        config: objective, optimizer, schedule and duration.
+        model: the architecture.
+        shards: a folder of token shards.
+        initial: a `checkpoint` folder to take weights from; None starts from initial ones.
+        attempt: its output receives `checkpoint/`, `metrics.jsonl` and `events.jsonl`.
+        placement: layout and resources; a change of it between attempts is fine.
+        progress: receives steps, loss, lr and tokens_per_second about twice a second.
+
+    Returns:
+        steps, tokens, epochs, final_loss (mean of the last ten steps), parameters, seconds_training (of steps alone),
+        tokens_per_second, restarts, skipped, and checkpoints (the steps at which one was published).
+
+    Raises:
+        ConfigError: data, model and layout do not fit together.
+        RankError: a rank died more often than the placement allows.
+        StaleDriverError: a newer driver has taken the stage over.
+        StageInterrupted: from `progress`; all ranks are dead by then.
+    """
+    job = Job(
+        training=config,
+        model=model,
+        placement=placement,
+        shards=shards.resolve(),
+        initial=initial.resolve() if initial else None,
+        work=attempt.work.resolve(),
+        domain=attempt.identity.stage,
+        epoch=attempt.epoch,
+    )
+    loader = job.loader()
+    total_steps = job.total_steps(loader)
+    if config.global_batch % (placement.data * placement.micro_batch):
+        raise ConfigError(
+            f"global_batch {config.global_batch} is not a multiple of data x micro_batch = "
+            f"{placement.data} x {placement.micro_batch}"
+        )
+    if job.initial is not None:
+        checkpoint.require_model(job.initial, model)
+    checkpoint.claim(job.work, job.epoch)
+    progress.start(total_steps, "steps")
+    if checkpoint.find(job.work, job.epoch).step < total_steps:
+        _run_ranks(job, progress)
+    final = checkpoint.find(job.work, job.epoch)
+    assert final.path is not None and final.step == total_steps, "the ranks ended without their last checkpoint"
+    _publish(attempt, final)
+    rows, events = read_rows(job.work / METRICS), read_rows(job.work / EVENTS)
+    made = [row for row in rows if not row.get("skipped")]
+    last = [row["loss"] for row in made[-_LAST_STEPS:]]
+    seconds = sum(row["seconds"] for row in rows)
+    tokens = total_steps * config.global_batch * config.window
+    return {
+        "steps": total_steps,
+        "tokens": tokens,
+        "epochs": total_steps / loader.steps_per_epoch,
+        "final_loss": sum(last) / len(last) if last else None,
+        "parameters": parameters(model).total,
+        "seconds_training": seconds,
+        "tokens_per_second": tokens / seconds,
+        "restarts": sum(event["event"] == "restart" for event in events),
+        "skipped": len(rows) - len(made),
+        "checkpoints": sorted({event["step"] for event in events if event["event"] == "checkpoint"}),
+    }
+
+
+def _run_ranks(job: Job, progress: Progress) -> None:
+    from illada.train.launch import Ranks  # ray.train takes half a second to import
+
+    ranks = Ranks(job)
+    try:
+        ended = False
+        while not ended:
+            ended = ranks.wait(_POLL_SECONDS)
+            row = last_row(job.work / METRICS)
+            if row is None:
+                progress.update(0, state="starting ranks")
+            elif row.get("skipped"):
+                progress.update(row["step"], lr=row["lr"])
+            else:
+                progress.update(row["step"], **{name: row[name] for name in ("loss", "lr", "tokens_per_second")})
+    finally:
+        ranks.stop()
+
+
+def _publish(attempt: Attempt, final: checkpoint.Latest) -> None:
+    """Adopt the last checkpoint, without its fencing epoch: that belongs to the driver, not to the result."""
+    assert final.path is not None
+    for name in final.manifest["files"]:
+        attempt.adopt(final.path / name, f"checkpoint/{name}")
+    manifest = {name: value for name, value in final.manifest.items() if name != "epoch"}
+    write_json(attempt.output / "checkpoint" / checkpoint.MANIFEST, manifest)
+    for name in (METRICS, EVENTS):
+        shutil.copyfile(attempt.work / name, attempt.output / name)  # not linked: a rank may still have it open

@@ -1,0 +1,116 @@
+"""Model and optimizer between Megatron's sharded state and a checkpoint folder; collective, on all ranks.
+
+The state is Megatron's own (`sharded_state_dict`), with the optimizer in its `fully_reshardable` form, so what was
+saved under one layout loads under another, optimizer included. Two gaps of megatron-core 0.16 with torch's AdamW are
+closed here: it asserts on an optimizer that has not stepped, and loses the update count in each parameter's state.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from megatron.core import dist_checkpointing
+from megatron.core.optimizer.distrib_optimizer import DistributedOptimizer
+
+from illada.artifacts import sha256_file
+from illada.model.megatron import DiffusionGPT
+from illada.train.checkpoint import begin, publish
+from illada.train.shards import LoadCommon, LoadShards, SaveShards
+
+_RESHARDABLE = {
+    "distrib_optim_sharding_type": "fully_reshardable",
+    "distrib_optim_fully_reshardable_mem_efficient": False,
+}
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Saved:
+    """A published checkpoint, as rank 0 sees it."""
+
+    path: Path
+    size: int
+
+
+def save(
+    folder: Path, module: DiffusionGPT, optimizer: DistributedOptimizer, manifest: Mapping[str, Any], keep: int
+) -> Saved | None:
+    """Write and publish the checkpoint of `manifest["step"]`; returns on all ranks once it is published.
+
+    Returns:
+        What was published on rank 0, None elsewhere.
+
+    Raises:
+        StaleDriverError: on rank 0, see `publish`.
+    """
+    draft = folder / ".none"
+    if dist.get_rank() == 0:
+        draft = begin(folder, int(manifest["step"]))
+    shared: list[Any] = [draft.name]
+    dist.broadcast_object_list(shared)
+    draft = folder / shared[0]
+    state = {"model": _model_state(module)}
+    state["optimizer"] = optimizer.sharded_state_dict(state["model"], metadata=_RESHARDABLE)
+    dist_checkpointing.save(state, str(draft), SaveShards())
+    mine = draft / f"rank-{dist.get_rank():05d}.safetensors"
+    checksum = (mine.name, sha256_file(mine)) if mine.exists() else None
+    gathered: list[Any] = [None] * dist.get_world_size()
+    dist.gather_object(checksum, gathered if dist.get_rank() == 0 else None)
+    saved = None
+    if dist.get_rank() == 0:
+        path = publish(draft, manifest, dict(filter(None, gathered)), keep)
+        saved = Saved(path=path, size=sum(file.stat().st_size for file in path.iterdir()))
+    dist.barrier()
+    return saved
+
+
+def load_weights(path: Path, module: DiffusionGPT) -> None:
+    """Fill the module, of any layout and type, from the weights of a checkpoint; call before wrapping the module."""
+    _fill(module, _load({"model": _model_state(module)}, path))
+
+
+def load(path: Path, module: DiffusionGPT, optimizer: DistributedOptimizer) -> None:
+    """Fill module and optimizer from a checkpoint saved under any layout."""
+    inner = optimizer.optimizer
+    optimizer.init_state_fn(inner, optimizer.config)
+    _set_updates(inner, 0.0)
+    wanted = {"model": _model_state(module)}
+    wanted["optimizer"] = optimizer.sharded_state_dict(wanted["model"], is_loading=True, metadata=_RESHARDABLE)
+    loaded = _load(wanted, path)
+    _fill(module, loaded)
+    state = loaded["optimizer"]
+    updates = {group["step"] for group in state["optimizer"]["param_groups"]}
+    parameters = state.pop("param_state")
+    optimizer.load_state_dict(state)
+    for entry in inner.state.values():
+        entry.pop("step")  # absent from the stored tensors, and Megatron copies every key that is present
+    optimizer.load_parameter_state_from_fully_reshardable(parameters)
+    (made,) = updates
+    _set_updates(inner, made)
+
+
+def _load(wanted: dict[str, Any], path: Path) -> dict[str, Any]:
+    loaded: dict[str, Any] = dist_checkpointing.load(wanted, str(path), LoadShards(), LoadCommon())
+    return loaded
+
+
+def _model_state(module: DiffusionGPT) -> dict[str, Any]:
+    """Sharded weights by name, without the empty placeholders that Megatron keeps for other layer implementations."""
+    state = module.sharded_state_dict()
+    return {name: value for name, value in state.items() if not name.endswith("_extra_state")}
+
+
+def _fill(module: DiffusionGPT, loaded: Mapping[str, Any]) -> None:
+    missing, unexpected = module.load_state_dict(loaded["model"], strict=False)
+    wrong = [name for name in missing if not name.endswith("_extra_state")] + list(unexpected)
+    assert not wrong, f"names in the sharded state and in the module differ: {wrong}"
+
+
+def _set_updates(inner: torch.optim.Optimizer, updates: float) -> None:
+    """AdamW's update count, a tensor of its own for each parameter, as AdamW increments it in place."""
+    for entry in inner.state.values():
+        entry["step"] = torch.tensor(float(updates))
