@@ -1,0 +1,166 @@
+"""Batches depend on (data, seed, step) alone: not on how rows are split over ranks, nor on what was loaded before."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+
+from illada.config import Objective
+from illada.data.loader import Batch, Loader
+from illada.data.noise import window_noise
+from illada.data.permutation import Permutation
+from illada.data.shards import TokenShards
+from illada.data.windows import Windows
+
+Documents = list[NDArray[np.int64]]
+Make = Callable[..., TokenShards]
+ARRAYS = ("window_ids", "tokens", "mask", "weight", "level", "boundaries")
+
+
+@pytest.fixture
+def shards(make_shards: Make, documents: Documents) -> TokenShards:
+    return make_shards(documents)
+
+
+def loader(shards: TokenShards, global_batch: int = 8, window: int = 32, **options: object) -> Loader:
+    return Loader(Windows(shards, window), global_batch, **{"seed": 3, "objective": Objective(), **options})
+
+
+def assert_same(one: Batch, other: Batch) -> None:
+    assert one.epoch == other.epoch
+    for name in ARRAYS:
+        np.testing.assert_array_equal(getattr(one, name), getattr(other, name))
+
+
+def test_shapes_and_types(shards: TokenShards) -> None:
+    batch = loader(shards).batch(0, 0, 8)
+    got = {name: (getattr(batch, name).dtype.name, getattr(batch, name).shape) for name in ARRAYS}
+    assert got == {
+        "window_ids": ("int64", (8,)),
+        "tokens": ("int64", (8, 32)),
+        "mask": ("bool", (8, 32)),
+        "weight": ("float32", (8, 32)),
+        "level": ("float32", (8, 32)),
+        "boundaries": ("int32", (8, 3)),
+    }
+
+
+def test_rows_are_the_windows_with_their_noise(shards: TokenShards) -> None:
+    it = loader(shards)
+    windows, objective = it.windows, it.objective
+    for step in (0, 5, it.steps_per_epoch + 2):
+        batch = it.batch(step, 0, 8)
+        for row, window_id in enumerate(batch.window_ids.tolist()):
+            np.testing.assert_array_equal(batch.tokens[row], windows[window_id])
+            noise = window_noise(3, batch.epoch, window_id, 32, objective.eps, objective.random_split)
+            for name in ("mask", "weight", "level", "boundaries"):
+                np.testing.assert_array_equal(getattr(batch, name)[row], getattr(noise, name))
+
+
+@pytest.mark.parametrize("global_batch", [1, 8, 13])
+def test_every_window_once_an_epoch(shards: TokenShards, global_batch: int) -> None:
+    it = loader(shards, global_batch)
+    total, steps = len(it.windows), it.steps_per_epoch
+    assert steps == total // global_batch
+    orders = []
+    for epoch in range(3):
+        batches = [it.batch(epoch * steps + step, 0, global_batch) for step in range(steps)]
+        assert (
+            {batch.epoch for batch in batches}
+            == {epoch}
+            == {it.epoch(epoch * steps), it.epoch((epoch + 1) * steps - 1)}
+        )
+        seen = np.concatenate([batch.window_ids for batch in batches])
+        assert len(np.unique(seen)) == len(seen) == total - total % global_batch
+        np.testing.assert_array_equal(seen, Permutation(total, 3, epoch).take(np.arange(len(seen))))
+        orders.append(seen.tobytes())
+    assert len(set(orders)) == 3
+
+
+@settings(max_examples=25, deadline=None)
+@given(data=st.data())
+def test_any_split_of_the_rows_gives_the_same_batch(data: st.DataObject) -> None:
+    it = _shared_loader()
+    step = data.draw(st.integers(0, 3 * it.steps_per_epoch))
+    cuts = sorted(data.draw(st.sets(st.integers(1, it.global_batch - 1))))
+    edges = [0, *cuts, it.global_batch]
+    whole = it.batch(step, 0, it.global_batch)
+    for first, last in itertools.pairwise(edges):
+        part = it.batch(step, first, last - first)
+        rows = {name: getattr(whole, name)[first:last] for name in ARRAYS}
+        assert_same(part, dataclasses.replace(whole, **rows))
+
+
+class _ArrayShards:
+    """One shard in memory."""
+
+    fingerprint = "array"
+    counts = np.array([5000, 300, 2000])
+
+    def values(self, shard: int) -> NDArray[np.uint16]:
+        return np.arange(self.counts[shard], dtype=np.uint16)
+
+
+def _shared_loader() -> Loader:
+    return Loader(Windows(_ArrayShards(), 24), 12, 5, Objective(random_split=0.5))
+
+
+def test_resume_at_any_step(shards: TokenShards) -> None:
+    steps = 2 * loader(shards).steps_per_epoch
+    straight = loader(shards)
+    trace = [straight.batch(step, 0, 8) for step in range(steps)]
+    for start in (0, 1, steps // 2 - 1, steps // 2, steps - 1):
+        resumed = loader(shards)
+        first = resumed.check(straight.state(start))
+        assert first == start
+        assert_same(resumed.batch(first, 0, 8), trace[start])
+
+
+def test_same_content_in_other_shard_folders_is_the_same_stream(make_shards: Make, documents: Documents) -> None:
+    one, other = make_shards(documents, together=3), make_shards(documents, together=11)
+    loader(other).check(loader(one).state(4))
+    assert_same(loader(one).batch(4, 0, 8), loader(other).batch(4, 0, 8))
+
+
+@pytest.mark.parametrize(
+    ("change", "name"),
+    [
+        ({"seed": 4}, "seed"),
+        ({"window": 16}, "window"),
+        ({"global_batch": 4}, "global_batch"),
+        ({"domain": "sft"}, "domain"),
+        ({"objective": Objective(eps=0.01)}, "objective"),
+    ],
+)
+def test_another_stream_is_refused(shards: TokenShards, change: dict[str, object], name: str) -> None:
+    with pytest.raises(ValueError, match=rf"another training run \({name}: .* there, .* here"):
+        loader(shards, **change).check(loader(shards).state(2))
+
+
+def test_other_data_is_refused(make_shards: Make, documents: Documents) -> None:
+    with pytest.raises(ValueError, match="data: "):
+        loader(make_shards(documents[1:])).check(loader(make_shards(documents)).state(0))
+
+
+def test_domains_separate_order_and_noise(shards: TokenShards) -> None:
+    one, other = (loader(shards, domain=domain).batch(0, 0, 8) for domain in ("train", "sft"))
+    assert one.window_ids.tolist() != other.window_ids.tolist()
+
+
+def test_too_few_tokens(shards: TokenShards) -> None:
+    tokens = shards.tokens
+    with pytest.raises(ValueError, match=rf"{tokens} tokens .* a batch needs 1000 windows \(32000 tokens\)"):
+        loader(shards, global_batch=1000)
+
+
+@pytest.mark.parametrize(("step", "first", "count"), [(-1, 0, 1), (0, -1, 2), (0, 0, 0), (0, 5, 4), (0, 8, 1)])
+def test_rows_outside_the_step(shards: TokenShards, step: int, first: int, count: int) -> None:
+    with pytest.raises(ValueError, match="a step has rows 0 to 8"):
+        loader(shards).batch(step, first, count)
