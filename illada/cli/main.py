@@ -39,3 +39,7 @@ def main() -> None:
             raise
         console.print(f"error: {error}", style="bold red", markup=False)
         sys.exit(1)
+
+
+if __name__ == "__main__":
+    main()
