@@ -1,0 +1,59 @@
+"""Which stages a run is expected to have and where the drawing puts them: the only thing the report knows by name.
+
+A run that stopped half way knows only the stages it reached; the others are shown as pending.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+
+from illada.report.facts import configured
+from illada.report.view import RunView, StageView
+
+ACQUIRE = "acquire-"
+COLUMNS = ("Sources", "Text", "Tokens", "Training", "Export", "Evaluation", "Release")
+# in the order they run: stage -> (column, row relative to the middle, stages it follows)
+PLACES: Mapping[str, tuple[int, float, tuple[str, ...]]] = {
+    "curate": (1, -0.5, ()),
+    "deduplicate": (1, 0.5, ("curate",)),
+    "tokenizer": (2, 0, ("deduplicate",)),
+    "tokenize": (2, -1, ("tokenizer",)),
+    "pretrain": (3, -1, ("tokenize",)),
+    "export-base": (4, -1, ("pretrain",)),
+    "evaluate-base": (5, -1, ("export-base",)),
+    "pairs": (2, 1, ("tokenizer",)),
+    "sft": (3, 1, ("pairs", "pretrain")),
+    "export-sft": (4, 1, ("sft",)),
+    "evaluate-sft": (5, 1, ("export-sft",)),
+    "release": (6, 0, ("evaluate-base", "evaluate-sft")),
+}
+_STATES = {
+    "done": ("done", "reused", "finished"),
+    "running": ("running",),
+    "failed": ("failed",),
+    "stopped": ("stopped", "interrupted", "cancelled"),
+}
+
+
+def with_pending(view: RunView) -> RunView:
+    """The run with every expected stage, those it has not reached as pending, in the order of the chain."""
+    sources = configured(view, "data", "sources")
+    rows = sources if isinstance(sources, list) else []
+    expected = [f"{ACQUIRE}{row['name']}" for row in rows if isinstance(row, Mapping) and "name" in row]
+    reached = {stage.name: stage for stage in view.stages}
+    order = [*expected, *(name for name in reached if name.startswith(ACQUIRE)), *PLACES, *reached]
+    stages = [reached.get(name) or StageView(name=name, state="pending") for name in dict.fromkeys(order)]
+    return replace(view, stages=stages)
+
+
+def state_class(state: str) -> str:
+    """The CSS class of a run's or stage's state; an unknown state looks like a pending one."""
+    return next((name for name, states in _STATES.items() if state in states), "pending")
+
+
+def build_seconds(stage: StageView) -> float | None:
+    """How long the stage's artifact took to build, in this run or in the one that built it."""
+    if stage.artifact is not None and stage.reused:
+        return float(stage.artifact.record["seconds"])
+    return stage.seconds
