@@ -133,8 +133,10 @@ class TextTokenizer:
         """Ids of each text, on all cores unless TOKENIZERS_PARALLELISM=false; the result is the same."""
         try:
             encodings = self._backend.encode_batch_fast(list(texts), add_special_tokens=False)
-        except (TypeError, UnicodeEncodeError):
-            raise TokenizerError("text with unpaired surrogates is not Unicode; encode its bytes") from None
+        except (TypeError, UnicodeEncodeError):  # which of them, depends on the backend's version
+            if any(re.search("[\ud800-\udfff]", text) for text in texts):
+                raise TokenizerError("text with unpaired surrogates is not Unicode; encode its bytes") from None
+            raise
         return [np.array(encoding.ids, dtype=np.int64) for encoding in encodings]
 
     def encode_bytes(self, data: bytes) -> NDArray[np.int64]:
