@@ -22,6 +22,7 @@ from transformers import AutoModel, AutoTokenizer
 
 from illada.artifacts import NoProgress
 from illada.config import Generate
+from illada.data.tokenizer import EOS_ID, IM_END_ID
 from illada.sample.blocks import sample_prompts
 
 PROMPTS = ("How do I install a package?", "What is a file system?")
@@ -42,11 +43,16 @@ def published_generate(llada: Path) -> Callable[..., torch.Tensor]:
 
 
 def run(llada: Path, release: Path, prompts: Sequence[str], length: int, block: int) -> dict[str, Any]:
-    """Texts of both samplers, one reveal a step, and how many masks the published loop left."""
+    """Texts of both samplers, one reveal a step, and how many mask or padding tokens the published loop wrote.
+
+    With one block as long as the answer the two are the same algorithm, except that ours never reveals a mask or a
+    padding token. With more blocks they differ: the published loop shows the model the masks of all later blocks, ours
+    appends a block when it is needed.
+    """
     generate = published_generate(llada)
     if not (release / "config.json").is_file():
         sys.exit(f"{release}: not a release; give its folder with --release")
-    tokenizer = AutoTokenizer.from_pretrained(release, padding_side="left")
+    tokenizer = AutoTokenizer.from_pretrained(release, padding_side="left", trust_remote_code=True)
     model = AutoModel.from_pretrained(release, trust_remote_code=True).eval()
     chats = [
         tokenizer.apply_chat_template([{"role": "user", "content": p}], add_generation_prompt=True, tokenize=False)
@@ -68,10 +74,16 @@ def run(llada: Path, release: Path, prompts: Sequence[str], length: int, block: 
     start = inputs["input_ids"].shape[1]
     assert torch.equal(tokens[:, :start], inputs["input_ids"]), "the prompt was changed"
     assert tokens.shape[1] == start + length
-    texts = tokenizer.batch_decode(tokens[:, start:], skip_special_tokens=True)
+    texts = [tokenizer.decode(_until_stop(row), skip_special_tokens=True) for row in tokens[:, start:].tolist()]
     settings = Generate(max_new_tokens=length, block=block, steps_per_block=block, prompts=tuple(prompts))
     ours = [sample["text"] for sample in sample_prompts(release, settings, NoProgress())]
-    return {"prompts": list(prompts), "published": texts, "ours": ours, "masks_left": int((tokens == mask).sum())}
+    reserved = torch.isin(tokens[:, start:], torch.tensor([mask, model.config.pad_token_id]))
+    return {"prompts": list(prompts), "published": texts, "ours": ours, "reserved": int(reserved.sum())}
+
+
+def _until_stop(ids: list[int]) -> list[int]:
+    """The published loop always fills its length; what follows a stop token is not part of the answer."""
+    return ids[: min((ids.index(stop) for stop in (EOS_ID, IM_END_ID) if stop in ids), default=len(ids))]
 
 
 def main() -> None:

@@ -54,23 +54,22 @@ def fill_block(
     block = tokens[:, -width:]
     for count in reveal_counts(width, steps):
         logits = predict(tokens, visible, width).to("cpu", torch.float64)
+        probability = logits.softmax(-1)  # of all tokens, as the published loop has it
         logits[..., [special.mask, special.pad]] = -torch.inf
-        guess, confidence = _guess(logits, temperature, streams)
-        confidence = confidence.masked_fill(block != special.mask, -1.0)
+        guess = _guess(logits, temperature, streams)
+        confidence = probability.gather(-1, guess[..., None])[..., 0].masked_fill(block != special.mask, -1.0)
         # a stable sort: among equally confident positions the first wins, on every machine
         chosen = confidence.sort(dim=-1, descending=True, stable=True).indices[:, :count]
         block.scatter_(1, chosen, guess.gather(1, chosen))
 
 
-def _guess(logits: Tensor, temperature: float, streams: Sequence[torch.Generator]) -> tuple[Tensor, Tensor]:
-    """A token for every position and the model's probability of it, [b, n] each, from float64 logits [b, n, V].
+def _guess(logits: Tensor, temperature: float, streams: Sequence[torch.Generator]) -> Tensor:
+    """A token for every position, [b, n], from float64 logits [b, n, V].
 
     Above temperature 0 by the Gumbel-max trick (argmax of logits + T x Gumbel noise samples softmax(logits / T)), in
     float64 because low precision skews it (arXiv 2409.02908).
     """
-    noisy = logits
     if temperature > 0:
         uniform = torch.stack([torch.rand(logits.shape[1:], generator=s, dtype=torch.float64) for s in streams])
-        noisy = logits - temperature * torch.log(-torch.log(uniform.clamp_min(torch.finfo(torch.float64).tiny)))
-    guess = noisy.argmax(-1)
-    return guess, logits.softmax(-1).gather(-1, guess[..., None])[..., 0]
+        logits = logits - temperature * torch.log(-torch.log(uniform.clamp_min(torch.finfo(torch.float64).tiny)))
+    return logits.argmax(-1)

@@ -79,6 +79,7 @@ def test_the_code_of_the_card_runs(card: str, released: Artifact, tmp_path: Path
     done = subprocess.run(command, env=environment, cwd=tmp_path, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert done.stdout.strip()
+    assert "custom code" not in done.stdout, "loading must not ask"
 
 
 def test_text_stays_in_its_place() -> None:

@@ -87,7 +87,7 @@ torch.save(torch.stack(logits), sys.argv[3])
 
 def test_configuration_and_tokenizer_agree_on_special_tokens(tiny_model: TinyModel) -> None:
     config = AutoConfig.from_pretrained(tiny_model.folder, trust_remote_code=True)
-    tokenizer = AutoTokenizer.from_pretrained(tiny_model.folder)
+    tokenizer = AutoTokenizer.from_pretrained(tiny_model.folder, trust_remote_code=True)
     generation = GenerationConfig.from_pretrained(tiny_model.folder)
     assert config.model_type == "illada"
     assert config.architectures == ["ILLaDAForCausalLM"]
