@@ -20,6 +20,7 @@ from illada.durable.cluster import run_remote
 from illada.durable.engine import StageRunner
 from illada.train.stage import TRAIN_VERSION, train
 from pipelines.acquire import ACQUIRE_VERSION, acquire, source_identity
+from pipelines.conversation import pairs_identity
 from pipelines.curate import CURATE_VERSION, curate
 from pipelines.deduplicate import DEDUPLICATE_VERSION, deduplicate
 from pipelines.pairs import PAIRS_VERSION, build_pairs
@@ -81,7 +82,7 @@ def crawl_to_release(run: StageRunner, config: WorkflowConfig) -> dict[str, Any]
     pairs = run.stage(
         "pairs",
         PAIRS_VERSION,
-        data.pairs.identity(),
+        pairs_identity(data.pairs),
         texts,
         _remote(build_pairs, data.pairs, documents, tokenizer),
     )

@@ -1,8 +1,8 @@
 """Batches as pure functions of the step: order from a seeded permutation, noise from the window id.
 
 There is no rank anywhere: a rank asks for the rows it needs of a global step, so any layout sees the same batches, and
-a resume is the next step's number. Each epoch is a new permutation of all windows; what does not fill a last batch of
-`global_batch` windows is left out of that epoch.
+a resume is the next step's number. Epochs follow each other without a gap: each is a new permutation of all windows, and
+the batch in which one ends goes on with the next, so that every window comes exactly once an epoch.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ class Batch:
 
     Attributes:
         window_ids: int64 [b].
-        epoch: all rows of a step are of one epoch.
+        epochs: int64 [b], the epoch of each row, from 0.
         tokens: int64 [b, L], clean.
         mask: bool [b, L].
         weight: float32 [b, L].
@@ -36,7 +36,7 @@ class Batch:
     """
 
     window_ids: NDArray[np.int64]
-    epoch: int
+    epochs: NDArray[np.int64]
     tokens: NDArray[np.int64]
     mask: NDArray[np.bool_]
     weight: NDArray[np.float32]
@@ -59,8 +59,7 @@ class Loader:
         self.seed = seed
         self.objective = objective
         self.domain = domain
-        self.steps_per_epoch = len(windows) // global_batch
-        if self.steps_per_epoch == 0:
+        if len(windows) < global_batch:
             tokens = int(windows.shards.counts.sum())
             raise ValueError(
                 f"{tokens} tokens in {len(windows.shards.counts)} shards give {len(windows)} windows of "
@@ -69,18 +68,27 @@ class Loader:
             )
         self._order = functools.lru_cache(maxsize=2)(self._permutation)
 
+    def steps(self, epochs: int) -> int:
+        """Whole batches in this many epochs."""
+        return epochs * len(self.windows) // self.global_batch
+
     def epoch(self, step: int) -> int:
-        """Epoch of a global step, both counted from 0."""
-        return step // self.steps_per_epoch
+        """Epoch of the first row of a global step, both counted from 0."""
+        return step * self.global_batch // len(self.windows)
 
     def batch(self, step: int, first: int, count: int) -> Batch:
         """Rows first..first+count of global step `step`. ValueError for rows outside the global batch."""
         if step < 0 or first < 0 or count < 1 or first + count > self.global_batch:
             raise ValueError(f"step {step}, rows {first} to {first + count}: a step has rows 0 to {self.global_batch}")
-        epoch, position = divmod(step, self.steps_per_epoch)
-        start = position * self.global_batch + first
-        window_ids = self._order(epoch).take(np.arange(start, start + count))
-        tokens = np.empty((count, self.windows.length), dtype=np.int64)
+        start = step * self.global_batch + first
+        epochs, places = np.divmod(np.arange(start, start + count), len(self.windows))
+        parts = [self._rows(int(epoch), places[epochs == epoch]) for epoch in np.unique(epochs)]
+        return Batch(epochs=epochs, **{name: np.concatenate([part[name] for part in parts]) for name in parts[0]})
+
+    def _rows(self, epoch: int, places: NDArray[np.int64]) -> dict[str, NDArray[Any]]:
+        """Windows at `places` of the epoch's order, with their noise."""
+        window_ids = self._order(epoch).take(places)
+        tokens = np.empty((len(places), self.windows.length), dtype=np.int64)
         for row, window_id in zip(tokens, window_ids.tolist(), strict=True):
             row[:] = self.windows[window_id]
         noise = batch_noise(
@@ -92,15 +100,14 @@ class Loader:
             self.objective.random_split,
             domain=self.domain,
         )
-        return Batch(
-            window_ids=window_ids,
-            epoch=epoch,
-            tokens=tokens,
-            mask=noise.mask,
-            weight=noise.weight,
-            level=noise.level,
-            boundaries=noise.boundaries,
-        )
+        return {
+            "window_ids": window_ids,
+            "tokens": tokens,
+            "mask": noise.mask,
+            "weight": noise.weight,
+            "level": noise.level,
+            "boundaries": noise.boundaries,
+        }
 
     def state(self, step: int) -> dict[str, Any]:
         """What a checkpoint keeps: `step` steps are consumed, and everything that fixes what the next ones are."""

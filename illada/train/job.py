@@ -60,8 +60,8 @@ class Job:
         )
 
     def total_steps(self, loader: Loader) -> int:
-        """Updates in all: `steps`, or `epochs` times the steps of an epoch."""
+        """Updates in all: `steps`, or the whole batches in `epochs`."""
         if self.training.steps is not None:
             return self.training.steps
         assert self.training.epochs is not None
-        return self.training.epochs * loader.steps_per_epoch
+        return loader.steps(self.training.epochs)

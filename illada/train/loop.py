@@ -163,7 +163,7 @@ class _Stepper:
         return step_row(
             sums,
             step=step + 1,
-            epoch=batch.epoch,
+            epoch=self.loader.epoch(step),
             lr=lr,
             grad_norm=norm,
             tokens=(step + 1) * training.global_batch * training.window,

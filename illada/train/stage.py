@@ -89,7 +89,7 @@ def train(
     return {
         "steps": total_steps,
         "tokens": tokens,
-        "epochs": total_steps / loader.steps_per_epoch,
+        "epochs": total_steps * config.global_batch / len(loader.windows),
         "final_loss": sum(last) / len(last) if last else None,
         "parameters": parameters(model).total,
         "seconds_training": seconds,

@@ -21,7 +21,7 @@ from illada.data.windows import Windows
 
 Documents = list[NDArray[np.int64]]
 Make = Callable[..., TokenShards]
-ARRAYS = ("window_ids", "tokens", "mask", "weight", "level", "boundaries")
+ARRAYS = ("epochs", "window_ids", "tokens", "mask", "weight", "level", "boundaries")
 
 
 @pytest.fixture
@@ -34,7 +34,6 @@ def loader(shards: TokenShards, global_batch: int = 8, window: int = 32, **optio
 
 
 def assert_same(one: Batch, other: Batch) -> None:
-    assert one.epoch == other.epoch
     for name in ARRAYS:
         np.testing.assert_array_equal(getattr(one, name), getattr(other, name))
 
@@ -43,6 +42,7 @@ def test_shapes_and_types(shards: TokenShards) -> None:
     batch = loader(shards).batch(0, 0, 8)
     got = {name: (getattr(batch, name).dtype.name, getattr(batch, name).shape) for name in ARRAYS}
     assert got == {
+        "epochs": ("int64", (8,)),
         "window_ids": ("int64", (8,)),
         "tokens": ("int64", (8, 32)),
         "mask": ("bool", (8, 32)),
@@ -55,11 +55,11 @@ def test_shapes_and_types(shards: TokenShards) -> None:
 def test_rows_are_the_windows_with_their_noise(shards: TokenShards) -> None:
     it = loader(shards)
     windows, objective = it.windows, it.objective
-    for step in (0, 5, it.steps_per_epoch + 2):
+    for step in (0, 5, it.steps(1), it.steps(2) + 2):
         batch = it.batch(step, 0, 8)
-        for row, window_id in enumerate(batch.window_ids.tolist()):
+        for row, (epoch, window_id) in enumerate(zip(batch.epochs.tolist(), batch.window_ids.tolist(), strict=True)):
             np.testing.assert_array_equal(batch.tokens[row], windows[window_id])
-            noise = window_noise(3, batch.epoch, window_id, 32, objective.eps, objective.random_split)
+            noise = window_noise(3, epoch, window_id, 32, objective.eps, objective.random_split)
             for name in ("mask", "weight", "level", "boundaries"):
                 np.testing.assert_array_equal(getattr(batch, name)[row], getattr(noise, name))
 
@@ -67,19 +67,18 @@ def test_rows_are_the_windows_with_their_noise(shards: TokenShards) -> None:
 @pytest.mark.parametrize("global_batch", [1, 8, 13])
 def test_every_window_once_an_epoch(shards: TokenShards, global_batch: int) -> None:
     it = loader(shards, global_batch)
-    total, steps = len(it.windows), it.steps_per_epoch
-    assert steps == total // global_batch
+    total, steps = len(it.windows), it.steps(3)
+    assert steps == 3 * total // global_batch
+    batches = [it.batch(step, 0, global_batch) for step in range(steps + 1)]
+    assert [it.epoch(step) for step in range(steps + 1)] == [int(batch.epochs[0]) for batch in batches]
+    epochs = np.concatenate([batch.epochs for batch in batches])
+    windows = np.concatenate([batch.window_ids for batch in batches])
+    np.testing.assert_array_equal(epochs, np.arange(len(epochs)) // total)
     orders = []
     for epoch in range(3):
-        batches = [it.batch(epoch * steps + step, 0, global_batch) for step in range(steps)]
-        assert (
-            {batch.epoch for batch in batches}
-            == {epoch}
-            == {it.epoch(epoch * steps), it.epoch((epoch + 1) * steps - 1)}
-        )
-        seen = np.concatenate([batch.window_ids for batch in batches])
-        assert len(np.unique(seen)) == len(seen) == total - total % global_batch
-        np.testing.assert_array_equal(seen, Permutation(total, 3, epoch).take(np.arange(len(seen))))
+        seen = windows[epochs == epoch]
+        np.testing.assert_array_equal(np.sort(seen), np.arange(total))
+        np.testing.assert_array_equal(seen, Permutation(total, 3, epoch).take(np.arange(total)))
         orders.append(seen.tobytes())
     assert len(set(orders)) == 3
 
@@ -88,7 +87,7 @@ def test_every_window_once_an_epoch(shards: TokenShards, global_batch: int) -> N
 @given(data=st.data())
 def test_any_split_of_the_rows_gives_the_same_batch(data: st.DataObject) -> None:
     it = _shared_loader()
-    step = data.draw(st.integers(0, 3 * it.steps_per_epoch))
+    step = data.draw(st.integers(0, it.steps(3)))
     cuts = sorted(data.draw(st.sets(st.integers(1, it.global_batch - 1))))
     edges = [0, *cuts, it.global_batch]
     whole = it.batch(step, 0, it.global_batch)
@@ -113,7 +112,7 @@ def _shared_loader() -> Loader:
 
 
 def test_resume_at_any_step(shards: TokenShards) -> None:
-    steps = 2 * loader(shards).steps_per_epoch
+    steps = loader(shards).steps(2)
     straight = loader(shards)
     trace = [straight.batch(step, 0, 8) for step in range(steps)]
     for start in (0, 1, steps // 2 - 1, steps // 2, steps - 1):
