@@ -29,13 +29,21 @@ def duration(seconds: float | None) -> str:
 
 
 def amount(value: float | None) -> str:
-    """A count in few characters: 950, 12.3k, 4.56M, 7.89B; empty for None."""
+    """A count in few characters: 950, 12.3k, 4.56M, 7.89B, 12T; empty for None."""
     if value is None:
         return ""
-    for limit, unit in ((1e9, "B"), (1e6, "M"), (1e4, "k")):
+    for limit, unit in ((1e12, "T"), (1e9, "B"), (1e6, "M"), (1e4, "k")):
         if abs(value) >= limit:
             return f"{value / (1e3 if unit == 'k' else limit):.3g}{unit}"
     return f"{value:.0f}"
+
+
+def byte_size(value: float) -> str:
+    """Bytes in few characters, decimal units: 1.2 kB, 3.4 MB, 5.6 GB, 48 TB."""
+    for limit, unit in ((1e15, "PB"), (1e12, "TB"), (1e9, "GB"), (1e6, "MB")):
+        if abs(value) >= limit:
+            return f"{value / limit:.3g} {unit}"
+    return f"{value / 1e3:.3g} kB"
 
 
 def describe(status: StageStatus) -> str:

@@ -8,7 +8,7 @@ import sys
 import typer
 from rich.console import Console
 
-from illada.cli import generate, inspect, plan, report, run
+from illada.cli import generate, inspect, plan, report, run, verify
 
 app = typer.Typer(
     help="From raw web crawls to a released diffusion language model, as durable workflows on Ray.",
@@ -22,6 +22,7 @@ inspect.register(app)
 report.register(app)
 generate.register(app)
 plan.register(app)
+verify.register(app)
 
 
 def main() -> None:

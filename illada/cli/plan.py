@@ -1,15 +1,20 @@
-"""`illada plan`: parameters, memory, FLOPs, GPU-hours and storage before anything starts."""
+"""`illada plan`: parameters, memory, FLOPs, device hours and storage before anything starts."""
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
+from rich.console import Console
+from rich.table import Table
 
+from illada.cli.live import amount, byte_size, duration
 from illada.cli.options import Json
 
-Path_ = Annotated[Path, typer.Argument(help="A workflow configuration (YAML).", metavar="CONFIG")]
+if TYPE_CHECKING:
+    from illada.train.plan import Plan, TrainingPlan
 
 
 def register(app: typer.Typer) -> None:
@@ -17,15 +22,70 @@ def register(app: typer.Typer) -> None:
 
     @app.command(epilog="Example: illada plan configs/workflows/illada-8b.yaml --devices 512 --mfu 0.4")
     def plan(
-        config: Path_,
+        config: Annotated[Path, typer.Argument(help="A workflow configuration (YAML).", metavar="CONFIG")],
         devices: Annotated[int, typer.Option(help="Accelerators in the cluster.", min=1)] = 256,
-        mfu: Annotated[float, typer.Option(help="Model FLOPs utilisation expected, 0 to 1.", min=0.01, max=1.0)] = 0.4,
+        memory: Annotated[float, typer.Option(help="Memory of one, in GB.", min=1.0)] = 80.0,
+        tflops: Annotated[float, typer.Option(help="Dense bfloat16 peak of one, in TFLOP/s.", min=0.001)] = 989.0,
+        mfu: Annotated[float, typer.Option(help="Model FLOPs utilisation expected.", min=0.001, max=1.0)] = 0.4,
         as_json: Json = False,
     ) -> None:
-        """Parameters, memory a rank, FLOPs, GPU-hours, storage and checkpoint cadence of CONFIG; starts nothing."""
+        """Parameters, memory a rank, FLOPs, device hours, storage and checkpoint cadence of CONFIG; starts nothing."""
         from illada.config import WorkflowConfig, load_config
-        from illada.train.plan import Cluster, print_plan
+        from illada.train.plan import Cluster
         from illada.train.plan import plan as make_plan
 
-        made = make_plan(load_config(config, WorkflowConfig), Cluster(devices=devices, mfu=mfu))
-        print_plan(made, as_json=as_json)
+        cluster = Cluster(devices=devices, device_memory_gb=memory, peak_tflops=tflops, mfu=mfu)
+        made = make_plan(load_config(config, WorkflowConfig), cluster)
+        if as_json:
+            print(json.dumps(made.as_json(), indent=1))
+        else:
+            _print(made)
+
+
+def _print(plan: Plan) -> None:
+    console = Console(highlight=False)
+    count = plan.parameters
+    console.print(
+        f"[bold]{plan.name}[/bold]: {amount(count.total)} parameters, {amount(count.non_embedding)} without embeddings\n"
+        f"on {plan.cluster.devices} devices of {plan.cluster.device_memory_gb:g} GB at {plan.cluster.mfu:.0%} MFU"
+    )
+    table = Table(box=None, pad_edge=True)
+    for heading in ("", "pretrain", "sft"):
+        table.add_column(heading, justify="left" if not heading else "right")
+    for label, first, second in zip(_LABELS, _column(plan.pretrain), _column(plan.sft), strict=True):
+        table.add_row(label, first, second)
+    for part in plan.pretrain.memory_per_rank:
+        first, second = (byte_size(made.memory_per_rank[part]) for made in (plan.pretrain, plan.sft))
+        table.add_row(f"memory a rank: {part.replace('_', ' ')}", first, second)
+    console.print(table)
+    console.print(
+        "storage: " + ", ".join(f"{stage} {byte_size(size)}" for stage, size in plan.storage.items()), soft_wrap=True
+    )
+    for line in plan.assumptions:
+        console.print(f"assumed: {line}", style="dim", markup=False, soft_wrap=True)
+    for line in plan.warnings:
+        console.print(f"warning: {line}", style="yellow", markup=False, soft_wrap=True)
+
+
+_LABELS = (
+    "ranks", "tokens a step", "steps", "tokens", "FLOPs", "time a step", "device hours", "days", "days with failures",
+    "checkpoint", "checkpoint every (configured / best)", "time lost to failures and checkpoints",
+)  # fmt: skip
+
+
+def _column(made: TrainingPlan) -> tuple[str, ...]:
+    checkpoint = made.checkpoint
+    days = [f"{value:.3g}" if value is not None else "?" for value in (made.days, made.days_with_failures)]
+    return (
+        str(made.ranks),
+        amount(made.tokens_per_step),
+        amount(made.steps) or "?",
+        amount(made.tokens) or "?",
+        f"{made.flops:.3g}" if made.flops is not None else "?",
+        f"{made.seconds_per_step:.3g} s",
+        amount(made.device_hours) or "?",
+        *days,
+        f"{byte_size(checkpoint.bytes)} in {duration(checkpoint.seconds)}",
+        f"{checkpoint.interval_steps} / {checkpoint.best_interval_steps} steps",
+        f"{checkpoint.lost_fraction:.2%}",
+    )
