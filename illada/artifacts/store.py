@@ -2,29 +2,33 @@
 
 Layout of one artifact, under ``<store>/<stage>/<fingerprint[:32]>/``::
 
-    work/           resumable scratch, shared by all attempts of this fingerprint; removed on publication
+    work/           resumable scratch, kept from attempt to attempt of this fingerprint; removed on publication
     attempt-<id>/   a private folder for one attempt; the winning one holds the artifact's files
+    lock            held by the process that builds: one at a time on a machine, so that `work` has one writer
     record.json     published create-if-absent (a hard link): its presence *is* the artifact's existence
 """
 
 from __future__ import annotations
 
 import contextlib
+import errno
+import fcntl
 import json
 import os
 import shutil
 import time
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from illada.artifacts.files import sha256_file, write_json
+from illada.artifacts.files import sha256_file, sync, write_json
 from illada.artifacts.fingerprint import StageIdentity, fingerprint
 from illada.artifacts.provenance import code_provenance
 
 RECORD_VERSION = 1
+_LOCK_POLL_SECONDS = 0.5
 
 
 class ArtifactError(ValueError):
@@ -129,6 +133,8 @@ class Store:
         if not (folder / "record.json").exists():
             return None
         artifact = _open(folder)
+        if artifact.fingerprint != identity.fingerprint:
+            raise ArtifactError(f"{folder}: holds artifact {artifact.fingerprint}, expected {identity.fingerprint}")
         artifact.verify(checksums)
         return artifact
 
@@ -140,17 +146,27 @@ class Store:
         return _open(folder)
 
     @contextlib.contextmanager
-    def attempt(self, identity: StageIdentity, epoch: int = 0) -> Iterator[Attempt]:
-        """A private attempt; its output folder is removed when the block raises. `work` stays."""
+    def attempt(
+        self, identity: StageIdentity, epoch: int = 0, on_wait: Callable[[], None] | None = None
+    ) -> Iterator[Attempt]:
+        """A private attempt; its output folder is removed when the block ends without publishing. `work` stays.
+
+        Another process of this machine that builds the same artifact is waited for, calling `on_wait` twice a second
+        (it may raise): look with `find` first thing in the block, the artifact may exist by then.
+        """
         folder = self._folder(identity.stage, identity.fingerprint)
-        output, work = folder / f"attempt-{uuid.uuid4().hex[:12]}", folder / "work"
-        output.mkdir(parents=True)
-        work.mkdir(exist_ok=True)
-        try:
-            yield Attempt(identity=identity, output=output, work=work, epoch=epoch)
-        except BaseException:
-            shutil.rmtree(output, ignore_errors=True)
-            raise
+        folder.mkdir(parents=True, exist_ok=True)
+        with _only_builder(folder / "lock", on_wait) as alone:
+            if alone:
+                _remove_abandoned(folder, keep=_winner(folder))
+            output, work = folder / f"attempt-{uuid.uuid4().hex[:12]}", folder / "work"
+            output.mkdir(parents=True)
+            work.mkdir(exist_ok=True)
+            try:
+                yield Attempt(identity=identity, output=output, work=work, epoch=epoch)
+            finally:
+                if _winner(folder) != output.name:
+                    shutil.rmtree(output, ignore_errors=True)
 
     def publish(
         self, attempt: Attempt, statistics: Mapping[str, Any], placement: Mapping[str, Any], started: float
@@ -160,15 +176,13 @@ class Store:
         `started` is the build's start in seconds since the epoch; `placement` is kept for provenance only.
         """
         identity, folder = attempt.identity, attempt.output.parent
-        files = [
-            {
-                "name": path.relative_to(attempt.output).as_posix(),
-                "bytes": path.stat().st_size,
-                "sha256": sha256_file(path),
-            }
-            for path in sorted(attempt.output.rglob("*"))
-            if path.is_file()
-        ]
+        files = []
+        for path in sorted(attempt.output.rglob("*")):
+            sync(path)
+            if path.is_file():
+                name = path.relative_to(attempt.output).as_posix()
+                files.append({"name": name, "bytes": path.stat().st_size, "sha256": sha256_file(path)})
+        sync(attempt.output)
         record = {
             "record_version": RECORD_VERSION,
             "stage": identity.stage,
@@ -189,14 +203,14 @@ class Store:
         write_json(draft, record)
         try:
             os.link(draft, folder / "record.json")
+            sync(folder)
         except FileExistsError:
-            shutil.rmtree(attempt.output, ignore_errors=True)
+            pass  # another attempt was first; ours is removed at the end of its block
         finally:
             draft.unlink()
-        artifact = _open(folder)
-        if artifact.record["attempt"] == attempt.output.name:
-            _clean(folder, keep=attempt.output.name)
-        return artifact
+        if _winner(folder) == attempt.output.name:
+            shutil.rmtree(attempt.work, ignore_errors=True)
+        return _open(folder)
 
     def _folder(self, stage: str, fingerprint: str) -> Path:
         return self.root / stage / fingerprint[:32]
@@ -206,16 +220,51 @@ def _open(folder: Path) -> Artifact:
     path = folder / "record.json"
     try:
         record = json.loads(path.read_text(encoding="utf-8"))
-        version = record["record_version"]
+        newer = record["record_version"] > RECORD_VERSION
+        missing = {"stage", "fingerprint", "attempt", "files", "statistics"} - set(record)
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise ArtifactError(f"{path}: is not a readable artifact record ({error})") from None
-    if version > RECORD_VERSION:
-        raise ArtifactError(f"{path}: written by a newer illada (record version {version}); upgrade to read it")
+        raise ArtifactError(f"{path}: is not a readable artifact record ({type(error).__name__}: {error})") from None
+    if not newer and missing:
+        raise ArtifactError(f"{path}: is not an artifact record, it has no {', '.join(sorted(missing))}")
+    if newer:
+        raise ArtifactError(
+            f"{path}: written by a newer illada (record version {record['record_version']}); upgrade to read it"
+        )
     return Artifact(root=folder, record=record)
 
 
-def _clean(folder: Path, keep: str) -> None:
-    """Remove scratch and beaten attempts: what another attempt still writes, it has lost already."""
-    for path in folder.iterdir():
-        if path.name not in (keep, "record.json"):
+def _winner(folder: Path) -> str | None:
+    """The folder name of the published attempt, if there is one."""
+    return str(_open(folder).record["attempt"]) if (folder / "record.json").exists() else None
+
+
+@contextlib.contextmanager
+def _only_builder(path: Path, on_wait: Callable[[], None] | None) -> Iterator[bool]:
+    """Hold the file's lock, which a killed process loses; False where the file system has no locks."""
+    with path.open("w") as file:
+        try:
+            while not _try_lock(file.fileno()):
+                if on_wait is not None:
+                    on_wait()
+                time.sleep(_LOCK_POLL_SECONDS)
+        except OSError as error:
+            if error.errno not in (errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS):
+                raise
+            yield False
+        else:
+            yield True
+
+
+def _try_lock(descriptor: int) -> bool:
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
+def _remove_abandoned(folder: Path, keep: str | None) -> None:
+    """What killed builders left behind; the caller is the only builder."""
+    for path in folder.glob("attempt-*"):
+        if path.name != keep:
             shutil.rmtree(path, ignore_errors=True) if path.is_dir() else path.unlink(missing_ok=True)

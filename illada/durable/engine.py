@@ -26,7 +26,7 @@ from dbos import error as dbos_error
 from illada.artifacts import StageInterrupted, canonical_json
 from illada.durable.errors import RunBusy, RunInterrupted, StageFailed, describe, root_cause
 from illada.durable.lease import Lease
-from illada.durable.progress import Listener, StageStatus, reset_stages
+from illada.durable.progress import Listener, StageStatus, forget_pending_stages, reset_stages
 from illada.durable.runs import Run, RunRegistry
 from illada.durable.stages import StageOutcome, StageRunner, StaleHistory
 
@@ -100,8 +100,8 @@ def execute(
     again. Stopped: continues. Finished: goes through the graph once more, verifying and reusing every artifact.
 
     `prepare` is called before the first stage that has to be built: for what builds need and a look at finished work
-    does not, such as the Ray cluster (`Cluster.start`). `listener` hears every stage's progress, `notice` gets lines for
-    people. SIGINT and SIGTERM stop the run cleanly, a second one at once. `wait` is how long to wait for another
+    does not, such as the Ray cluster (`Cluster.start`). `listener` hears every stage's progress, `notice` gets lines
+    for people. SIGINT and SIGTERM stop the run cleanly, a second one at once. `wait` is how long to wait for another
     driver's lease. One call at a time in a process.
 
     Raises:
@@ -132,6 +132,7 @@ def execute(
             cause = error.cause if isinstance(error, StageFailed) else root_cause(error)
             registry.update(run.run_id, status="failed", failed_stage=stage, error=describe(cause))
             raise
+        forget_pending_stages(engine, run.run_id)
         registry.update(run.run_id, status="finished", result=json.dumps(result))
         return result
 
@@ -252,7 +253,7 @@ def _dbos(engine: sa.Engine, run_id: str) -> Iterator[None]:
             "executor_id": run_id,
             "serializer": DBOSPortableJSONSerializer(),
             "log_level": "CRITICAL",  # what fails is reported by us, once, without DBOS's wrapping
-            "notification_listener_polling_interval_sec": 0.2,
+            "notification_listener_polling_interval_sec": 0.2,  # closing waits for this long
         }
     )
     try:

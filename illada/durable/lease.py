@@ -17,7 +17,7 @@ import uuid
 from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import NamedTuple, Self
 
 import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql, sqlite
@@ -28,6 +28,7 @@ from illada.durable.errors import RunBusy
 
 EXIT_LEASE_LOST = 70
 _POLL_SECONDS = 1.0
+_SETTLE_SECONDS = 3.0  # Ray workers of a killed driver live on for two seconds or so
 
 
 class Lease:
@@ -58,17 +59,30 @@ class Lease:
         self._thread: threading.Thread | None = None
 
     def __enter__(self) -> Self:
-        """Acquire, waiting up to `wait` seconds for another holder to release or expire. Raises RunBusy."""
+        """Acquire: at once when free, else when the holder releases, dies on this machine or lets the lease expire.
+
+        Raises:
+            RunBusy: the holder is alive (it renewed while we watched), or `wait` seconds have passed.
+        """
         deadline = time.monotonic() + self.wait
-        told = False
-        while (epoch := self._try_acquire()) is None:
-            holder = describe_holder(self.engine, self.run_id)
-            if time.monotonic() >= deadline:
-                raise RunBusy(f"run {self.run_id} is driven by {holder}; watch it with `illada status {self.run_id}`")
-            if self.on_wait is not None and not told:
-                self.on_wait(f"waiting for run {self.run_id}, held by {holder}")
-                told = True
-            time.sleep(min(0.5, max(0.05, deadline - time.monotonic())))
+        first, dead_since = self._read(), None
+        while True:
+            seen = self._read()
+            if _is_dead_neighbour(seen.holder):
+                dead_since = dead_since or time.monotonic()
+            settled = dead_since is not None and time.monotonic() - dead_since >= _SETTLE_SECONDS
+            epoch = self._try_acquire(seen.holder if settled else None)
+            if epoch is not None:
+                break
+            alive = seen.holder == first.holder and seen.expires > first.expires and not seen.stop
+            if alive or time.monotonic() >= deadline:
+                raise RunBusy(
+                    f"run {self.run_id} is driven by {seen.name}; watch it with `illada status {self.run_id}`"
+                )
+            if self.on_wait is not None:
+                self.on_wait(f"run {self.run_id} was driven by {seen.name}; waiting to take it over")
+                self.on_wait = None
+            time.sleep(0.25)
         self.epoch = epoch
         self._thread = threading.Thread(target=self._beat, name=f"lease-{self.run_id}", daemon=True)
         self._thread.start()
@@ -94,20 +108,28 @@ class Lease:
             except SQLAlchemyError:
                 time.sleep(0.5)  # the heartbeat ends the process when the outage outlasts the lease
 
-    def _try_acquire(self) -> int | None:
+    def should_stop(self) -> bool:
+        """Whether the run is asked to stop. Ends the process when the lease has run out meanwhile: cheap, ask often."""
+        if time.monotonic() - self._renewed > self.ttl:
+            self._lost("it could not be renewed in time")
+        return self.stop.is_set()
+
+    def _read(self) -> _Row:
         insert = postgresql.insert if self.engine.dialect.name == "postgresql" else sqlite.insert
+        free = insert(leases).values(run_id=self.run_id, holder="", epoch=0, expires=0.0, stop=False)
+        query = sa.select(leases.c.holder, leases.c.expires, leases.c.stop).where(leases.c.run_id == self.run_id)
+        with self.engine.begin() as connection:
+            connection.execute(free.on_conflict_do_nothing())
+            return _Row(*connection.execute(query).one())
+
+    def _try_acquire(self, dead: str | None) -> int | None:
+        """The new epoch, or None when somebody else holds the lease; `dead` is a holder known to be gone."""
         now = clock(self.engine)
         before = time.monotonic()
+        free = leases.c.expires < now
+        if dead is not None:
+            free = sa.or_(free, leases.c.holder == dead)
         with self.engine.begin() as connection:
-            connection.execute(
-                insert(leases)
-                .values(run_id=self.run_id, holder="", epoch=0, expires=0.0, stop=False)
-                .on_conflict_do_nothing()
-            )
-            holder = connection.execute(sa.select(leases.c.holder).where(leases.c.run_id == self.run_id)).scalar_one()
-            free = leases.c.expires < now
-            if _is_dead_neighbour(holder):
-                free = sa.or_(free, leases.c.holder == holder)
             epoch: int | None = connection.execute(
                 sa.update(leases)
                 .where(leases.c.run_id == self.run_id, free)
@@ -174,17 +196,15 @@ def request_stop(engine: sa.Engine, run_id: str) -> bool:
         )
 
 
-def describe_holder(engine: sa.Engine, run_id: str) -> str:
-    """Who holds the run, for messages."""
-    now = clock(engine)
-    with engine.begin() as connection:
-        row = connection.execute(
-            sa.select(leases.c.holder, (leases.c.expires - now).label("left")).where(leases.c.run_id == run_id)
-        ).one_or_none()
-    if row is None or not row.holder:
-        return "nobody"
-    host, pid, *_ = row.holder.split(" ")
-    return f"process {pid} on {host} (its lease ends in {max(0.0, row.left):.0f} s unless renewed)"
+class _Row(NamedTuple):
+    holder: str
+    expires: float
+    stop: bool
+
+    @property
+    def name(self) -> str:
+        host, pid = ([*self.holder.split(" "), "", ""])[:2]
+        return f"process {pid} on {host}"
 
 
 def _process_identity() -> str:

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 import math
-import threading
 import time
 from collections import deque
 from collections.abc import Callable, Mapping
@@ -75,6 +74,12 @@ def reset_stages(engine: sa.Engine, run_id: str) -> None:
         )
 
 
+def forget_pending_stages(engine: sa.Engine, run_id: str) -> None:
+    """A finished run has not come to these: they are of an older version of its graph."""
+    with engine.begin() as connection:
+        connection.execute(sa.delete(stages).where(stages.c.run_id == run_id, stages.c.state == "pending"))
+
+
 class StageProgress:
     """The Progress of one stage of a run. Rows are advisory: an unreachable database never fails a stage here."""
 
@@ -84,15 +89,20 @@ class StageProgress:
         run_id: str,
         stage: str,
         position: int,
-        stop: threading.Event,
+        should_stop: Callable[[], bool],
         listener: Listener | None,
     ) -> None:
         self.engine = engine
-        self.stop = stop
+        self.should_stop = should_stop
         self.listener = listener
         self._written = 0.0
         self._window: deque[tuple[float, float]] = deque()
         self.status = self._load(run_id, stage, position)
+
+    def announce(self) -> None:
+        """Tell the listener of a stage that finished in an earlier driver."""
+        if self.listener is not None:
+            self.listener(self.status)
 
     def begin(self, fingerprint: str) -> None:
         """The stage is being looked up or built."""
@@ -128,7 +138,7 @@ class StageProgress:
         self.status = replace(self.status, done=float(done), rate=rate, eta=eta, figures=merged)
         if now - self._written >= _WRITE_SECONDS:
             self._publish()
-        if self.stop.is_set():
+        if self.should_stop():
             raise StageInterrupted(f"stage {self.status.stage} was asked to stop")
 
     def _speed(self, now: float, done: float) -> tuple[float | None, float | None]:

@@ -72,7 +72,7 @@ class StageRunner:
             ArtifactError: a stored artifact is damaged; says which file and the cure.
             StageFailed: `build` raised; carries the real cause.
         """
-        if self._lease.stop.is_set():
+        if self._lease.should_stop():
             raise StageInterrupted(f"asked to stop before stage {name}")
         identity = StageIdentity(stage=name, version=version, config=config, inputs=inputs)
         step = _Step(self, identity, build, placement)
@@ -93,7 +93,10 @@ class StageRunner:
             cause = root_cause(error)
             step.progress.end("failed", error=describe(cause))
             raise StageFailed(name, cause) from cause
-        artifact = step.artifact or self._replayed(identity, result)
+        artifact = step.artifact
+        if artifact is None:
+            artifact = self._replayed(identity, result)
+            step.progress.announce()
         how = "replayed" if step.artifact is None else "reused" if result["reused"] else "built"
         self.stages.append(
             StageOutcome(stage=name, fingerprint=identity.fingerprint, how=how, seconds=float(result["seconds"]))
@@ -124,7 +127,12 @@ class _Step:
         self.placement = placement
         self.artifact: Artifact | None = None
         self.progress = StageProgress(
-            runner._engine, runner.run_id, identity.stage, len(runner.stages), runner._lease.stop, runner._listener
+            runner._engine,
+            runner.run_id,
+            identity.stage,
+            len(runner.stages),
+            runner._lease.should_stop,
+            runner._listener,
         )
 
     def __call__(self) -> dict[str, Any]:
@@ -136,7 +144,7 @@ class _Step:
         reused = self.artifact is not None
         if self.artifact is None:
             try:
-                self.artifact = self._build()
+                self.artifact, reused = self._build()
             except StageInterrupted as error:
                 progress.end("stopped")
                 raise dbos_error.DBOSWorkflowCancelledError(str(error)) from error
@@ -148,12 +156,20 @@ class _Step:
             "seconds": round(time.monotonic() - began, 3),
         }
 
-    def _build(self) -> Artifact:
+    def _wait_for_other_run(self) -> None:
+        self.progress.update(0, waiting="another run builds this artifact")
+
+    def _build(self) -> tuple[Artifact, bool]:
+        """The artifact, and whether another run built it while this one waited for it."""
         if self.runner._prepare is not None:
             self.runner._prepare()
-        started = time.time()
-        with self.runner.store.attempt(self.identity, self.runner.epoch) as attempt:
+        store = self.runner.store
+        with store.attempt(self.identity, self.runner.epoch, on_wait=self._wait_for_other_run) as attempt:
+            existing = store.find(self.identity)
+            if existing is not None:
+                return existing, True
             self.progress.attempt()
+            started = time.time()
             statistics = self.build(attempt, self.progress)
             self.runner._lease.check()
-            return self.runner.store.publish(attempt, statistics, self.placement, started)
+            return store.publish(attempt, statistics, self.placement, started), False
