@@ -53,7 +53,7 @@ def write_card(
         sources=[_source(artifact) for artifact in chain if not artifact.record["inputs"]],
         tokens=stages["tokenize"].statistics,
         languages=_by_size(stages["tokenize"].statistics["languages"]),
-        funnel=[step for name in ("curate", "deduplicate") for step in stages[name].statistics["funnel"]],
+        funnel=[_step(step) for name in ("curate", "deduplicate") for step in stages[name].statistics["funnel"]],
         personal_data=stages["deduplicate"].record["config"]["format_pii"],
         tokenizer=stages["tokenizer"].statistics,
         pairs=stages["pairs"].statistics if "pairs" in stages else None,
@@ -113,6 +113,11 @@ def _source(artifact: Artifact) -> dict[str, Any]:
         "files": len(inventory["files"]),
         "bytes": sum(file["bytes"] for file in inventory["files"]),
     }
+
+
+def _step(step: Mapping[str, Any]) -> dict[str, Any]:
+    losses = {**step["dropped"], **step["failed"]}
+    return {**step, "losses": sorted(losses.items(), key=lambda item: (-item[1], item[0]))}
 
 
 def _training(artifact: Artifact) -> dict[str, Any]:
