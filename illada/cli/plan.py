@@ -46,7 +46,8 @@ def _print(plan: Plan) -> None:
     console = Console(highlight=False)
     count = plan.parameters
     console.print(
-        f"[bold]{plan.name}[/bold]: {amount(count.total)} parameters, {amount(count.non_embedding)} without embeddings\n"
+        f"[bold]{plan.name}[/bold]: {amount(count.total)} parameters, "
+        f"{amount(count.non_embedding)} without embeddings\n"
         f"on {plan.cluster.devices} devices of {plan.cluster.device_memory_gb:g} GB at {plan.cluster.mfu:.0%} MFU"
     )
     table = Table(box=None, pad_edge=True)
@@ -55,6 +56,8 @@ def _print(plan: Plan) -> None:
     for label, first, second in zip(_LABELS, _column(plan.pretrain), _column(plan.sft), strict=True):
         table.add_row(label, first, second)
     for part in plan.pretrain.memory_per_rank:
+        if part == "pipeline_stage":  # which stage these figures are of: the one with the most
+            continue
         first, second = (byte_size(made.memory_per_rank[part]) for made in (plan.pretrain, plan.sft))
         table.add_row(f"memory a rank: {part.replace('_', ' ')}", first, second)
     console.print(table)

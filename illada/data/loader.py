@@ -1,7 +1,7 @@
 """Batches as pure functions of the step: order from a seeded permutation, noise from the window id.
 
 There is no rank anywhere: a rank asks for the rows it needs of a global step, so any layout sees the same batches, and
-a resume is the next step's number. Epochs follow each other without a gap: each is a new permutation of all windows, and
+a resume is the next step's number. Epochs follow each other without a gap: each is a new order of all windows, and
 the batch in which one ends goes on with the next, so that every window comes exactly once an epoch.
 """
 
