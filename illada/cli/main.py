@@ -33,7 +33,7 @@ def main() -> None:
     try:
         app()
     except RunInterrupted as error:
-        console.print(f"stopped: {error}", style="yellow", markup=False)
+        console.print(f"{error}; go on with: illada resume {error.run_id}", style="yellow", markup=False)
         sys.exit(130)
     except (StageFailed, ValueError, OSError) as error:
         if os.environ.get("ILLADA_TRACEBACK"):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import sys
 import time
 from pathlib import Path
@@ -78,18 +79,17 @@ def drive(engine: sa.Engine, run: Run, config: WorkflowConfig, *, as_json: bool)
     """
     from illada.durable.cluster import connect
     from illada.durable.engine import execute
-    from illada.durable.errors import RunInterrupted
     from pipelines.acquire import check_sources
+    from pipelines.conversation import pairs_identity
     from workflows.crawl_to_release import crawl_to_release
 
     console = Console(stderr=as_json, highlight=False)
     started = time.monotonic()
     check_sources(config.data)
+    pairs_identity(config.data.pairs)
     try:
         with LiveStages(console) as live, connect(config.placement):
             execute(run, engine, lambda runner: crawl_to_release(runner, config), listener=live, notice=console.print)
-    except RunInterrupted as error:
-        raise RunInterrupted(error.run_id, error.cancelled) from None
     finally:
         summary = conclude(engine, run.run_id, config)
     if as_json:
@@ -99,7 +99,7 @@ def drive(engine: sa.Engine, run: Run, config: WorkflowConfig, *, as_json: bool)
 
 
 def conclude(engine: sa.Engine, run_id: str, config: WorkflowConfig) -> dict[str, Any]:
-    """Write report.html, summary.json and the release link into the run's output folder, as far as the run has come."""
+    """Write report.html, summary.json and a copy of the release into the output folder, as far as the run has come."""
     from illada.artifacts import write_json
     from illada.cli.report import view_run
     from illada.report.page import write_report
@@ -111,10 +111,10 @@ def conclude(engine: sa.Engine, run_id: str, config: WorkflowConfig) -> dict[str
     report = output / "report.html"
     write_report(view, report)
     release = next((stage.artifact for stage in view.stages if stage.name == "release"), None)
-    link = output / "release"
+    folder = output / "release"
     if release is not None:
-        _point(link, release.folder)
-    summary = summarise(view, release=str(link) if release else None, report=str(report))
+        _place(release.folder, folder)
+    summary = summarise(view, release=str(folder) if release else None, report=str(report))
     write_json(output / "summary.json", summary)
     return summary
 
@@ -138,9 +138,13 @@ def print_summary(console: Console, summary: dict[str, Any], seconds: float) -> 
     console.print(f"run {summary['run']} finished in {duration(seconds)}")
 
 
-def _point(link: Path, target: Path) -> None:
-    """Make `link` a symbolic link to `target`, in one step."""
-    temporary = link.with_name(f".{link.name}.new")
-    temporary.unlink(missing_ok=True)
-    temporary.symlink_to(target, target_is_directory=True)
-    temporary.replace(link)
+def _place(release: Path, folder: Path) -> None:
+    """Copy a release out of the store: people may edit or move what they get, the artifact must not change with it."""
+    listing = "checksums.json"
+    if (folder / listing).is_file() and (folder / listing).read_bytes() == (release / listing).read_bytes():
+        return
+    draft = folder.with_name(f".{folder.name}.new")
+    shutil.rmtree(draft, ignore_errors=True)
+    shutil.copytree(release, draft)
+    shutil.rmtree(folder, ignore_errors=True)
+    draft.replace(folder)
