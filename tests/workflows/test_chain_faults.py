@@ -1,0 +1,74 @@
+"""Killed equals uninterrupted: `kill -9` of the driver in every stage, then `illada resume`, gives the same bytes."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from chain import illada, losses, published, stage_states, start_and_kill_in, write_config
+
+STAGES = (
+    "acquire-prose", "acquire-code", "curate", "deduplicate", "tokenizer", "tokenize", "pretrain", "export-base",
+    "evaluate-base", "pairs", "sft", "export-sft", "evaluate-sft", "release",
+)  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a finished run."""
+    folder = tmp_path_factory.mktemp("uninterrupted")
+    illada("run", write_config(folder), database=folder / "runs.db")
+    return folder
+
+
+@pytest.mark.faults
+@pytest.mark.timeout(1500)
+def test_killed_in_every_stage(uninterrupted: Path, tmp_path: Path) -> None:
+    database = tmp_path / "runs.db"
+    config = write_config(tmp_path)
+    corpus = uninterrupted / "corpus.jsonl"  # paths of sources are identity: both runs read the same file
+    config.write_text(config.read_text().replace(str(tmp_path / "corpus.jsonl"), str(corpus)))
+    for number, stage in enumerate(STAGES):
+        start_and_kill_in(stage, ["run", config] if number == 0 else ["resume", "tiny"], database)
+    illada("resume", "tiny", database=database)
+
+    assert set(stage_states(database).values()) <= {"done", "reused"}
+    expected, got = published(uninterrupted / "store"), published(tmp_path / "store")
+    assert set(expected) == set(STAGES)
+    for stage in STAGES:
+        assert got[stage] == expected[stage], stage
+    for stage in ("pretrain", "sft"):
+        assert losses(tmp_path / "store", stage) == losses(uninterrupted / "store", stage)
+
+
+@pytest.mark.faults
+@pytest.mark.timeout(600)
+def test_identity(uninterrupted: Path) -> None:
+    """No work for the same configuration or other placement; a changed threshold rebuilds from its stage on."""
+    database = uninterrupted / "runs.db"
+    config = uninterrupted / "tiny.yaml"
+    before = set((uninterrupted / "store").glob("*/*/record.json"))
+
+    illada("run", config, database=database)
+    illada("run", config, "--set", "placement.data.workers=1", "--set", "placement.sft.tensor=1", database=database)
+    assert set((uninterrupted / "store").glob("*/*/record.json")) == before
+
+    done = illada("run", config, "--set", "data.curate.min_words=60", database=database, check=False)
+    assert done.returncode == 1
+    assert "min_words: 50 -> 60" in done.stderr
+    assert "--run-id" in done.stderr
+
+    changed = ["--set", "data.curate.min_words=60", "--run-id", "other", "--json"]
+    summary = json.loads(illada("run", config, *changed, database=database).stdout)
+    assert summary["state"] == "finished"
+    states = stage_states(database, "other")
+    assert {stage for stage, state in states.items() if state == "reused"} == {"acquire-prose", "acquire-code"}
+
+    victim = next((uninterrupted / "store" / "tokenize").glob("*/attempt-*/train/*.arrow"))
+    content = bytearray(victim.read_bytes())
+    content[len(content) // 2] ^= 1
+    victim.write_bytes(content)
+    damaged = illada("run", config, database=database, check=False)
+    assert damaged.returncode == 1
+    assert str(victim) in damaged.stderr
