@@ -7,6 +7,7 @@ every rank, so ranks cannot disagree. Rank 0 alone writes.
 
 from __future__ import annotations
 
+import gc
 import math
 import time
 from collections.abc import Iterator
@@ -72,6 +73,7 @@ def run(job: Job) -> None:
         layout = {name: getattr(job.placement, name) for name in ("tensor", "pipeline", "data", "micro_batch")}
         resumed = {"resumed_from": found.path.name} if found.path else {}
         append_event(job.work, "start", step=found.step, total_steps=total_steps, epoch=job.epoch, **layout, **resumed)
+    gc.freeze()  # Megatron collects garbage at every checkpoint; modules and weights need not be looked at again
     for step in range(found.step, total_steps):
         row = stepper.step(step)
         skips = skips + 1 if row.get("skipped") else 0

@@ -1,8 +1,8 @@
 """The model of one rank inside Megatron's data-parallel wrapper and distributed optimizer.
 
 The optimizer is Megatron's distributed one (ZeRO-1: optimizer state divided over data-parallel ranks), under every
-layout and also on gloo, so that all checkpoints have one form. It is AdamW with decoupled weight decay; as Megatron does
-by default, biases and one-dimensional parameters (here: the norms) are not decayed, embeddings are. With bfloat16,
+layout and also on gloo, so that all checkpoints have one form. It is AdamW with decoupled weight decay; as Megatron
+does by default, biases and one-dimensional parameters (here: the norms) are not decayed, embeddings are. With bfloat16,
 weights and activations are bfloat16 while gradients, main weights and moments are float32.
 """
 

@@ -1,0 +1,126 @@
+"""The same training under every parallel layout, and checkpoints that move between layouts."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+from train_helpers import MODEL, TRAINING, placement, trace, write_shards
+from train_ranks import job, on_ranks
+
+from illada.config import Schedule, Training
+from illada.model.weights import hf_tensor_names, initial_tensor
+from illada.train.checkpoint import FOLDER, published
+from illada.train.export import export_weights
+
+LAYOUTS = [(2, 1, 1), (1, 2, 1), (2, 2, 1), (1, 1, 2), (1, 2, 2)]
+SLOW = [pytest.param(*layout, marks=pytest.mark.slow) for layout in LAYOUTS[1:]]
+
+
+@pytest.fixture(scope="module")
+def shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_shards(tmp_path_factory.mktemp("data") / "shards")
+
+
+@pytest.fixture(scope="module")
+def reference(shards: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The work folder of an uninterrupted run on one rank."""
+    work = tmp_path_factory.mktemp("reference")
+    on_ranks(job(work, shards, placement(keep_checkpoints=9)))
+    return work
+
+
+def assert_same_training(work: Path, reference: Path) -> None:
+    """Equal but for the order in which float32 sums are taken."""
+    rows, expected = trace(work / "metrics.jsonl"), trace(reference / "metrics.jsonl")
+    assert len(rows) == len(expected) == TRAINING.steps
+    for row, other in zip(rows, expected, strict=True):
+        for exact in ("step", "epoch", "lr", "masked_fraction", "tokens"):
+            assert row[exact] == other[exact]
+        assert row["loss"] == pytest.approx(other["loss"], rel=1e-5)
+        assert row["grad_norm"] == pytest.approx(other["grad_norm"], rel=1e-4)
+        assert [value is None for value in row["by_noise"]] == [value is None for value in other["by_noise"]]
+        values, others = ([value for value in each["by_noise"] if value is not None] for each in (row, other))
+        assert values == pytest.approx(others, rel=1e-5)
+
+
+@pytest.mark.parametrize(("tensor", "pipeline", "data"), [LAYOUTS[0], *SLOW])
+def test_loss_trace_is_that_of_one_rank(
+    tensor: int, pipeline: int, data: int, reference: Path, shards: Path, tmp_path: Path
+) -> None:
+    on_ranks(job(tmp_path, shards, placement(tensor, pipeline, data)))
+    assert_same_training(tmp_path, reference)
+
+
+def undo_last_checkpoint(work: Path) -> None:
+    """As if the run had been killed between the checkpoints of steps 10 and 20."""
+    last = published(work / FOLDER)[-1]
+    assert last.name == "step-00000020"
+    shutil.rmtree(last)
+
+
+@pytest.mark.parametrize(("tensor", "pipeline", "data"), [(1, 1, 1), *SLOW])
+def test_resume_repeats_every_bit(
+    tensor: int, pipeline: int, data: int, reference: Path, shards: Path, tmp_path: Path
+) -> None:
+    task = job(tmp_path, shards, placement(tensor, pipeline, data))
+    if (tensor, pipeline, data) == (1, 1, 1):
+        shutil.copytree(reference, tmp_path, dirs_exist_ok=True)
+    else:
+        on_ranks(task)
+    whole, manifest = trace(tmp_path / "metrics.jsonl"), files(tmp_path)
+    undo_last_checkpoint(tmp_path)
+    on_ranks(task)
+    assert trace(tmp_path / "metrics.jsonl") == whole
+    assert files(tmp_path) == manifest
+
+
+def files(work: Path) -> dict[str, object]:
+    """Checksums of the newest checkpoint."""
+    path = published(work / FOLDER)[-1]
+    assert path.name == "step-00000020"
+    found: dict[str, object] = json.loads((path / "checkpoint.json").read_text())["files"]
+    return found
+
+
+MOVES = [((1, 1, 1), (2, 2, 1)), ((1, 1, 2), (2, 1, 1)), ((2, 1, 1), (1, 2, 2))]
+
+
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [((2, 2, 1), (1, 1, 1)), *(pytest.param(*move, marks=pytest.mark.slow) for move in MOVES)],
+)
+def test_a_checkpoint_goes_on_under_another_layout(
+    before: tuple[int, int, int], after: tuple[int, int, int], reference: Path, shards: Path, tmp_path: Path
+) -> None:
+    on_ranks(job(tmp_path, shards, placement(*before)))
+    undo_last_checkpoint(tmp_path)
+    on_ranks(job(tmp_path, shards, placement(*after)))
+    assert_same_training(tmp_path, reference)
+
+
+def test_export_gives_back_what_was_put_in(shards: Path, tmp_path: Path) -> None:
+    """With a learning rate that float32 cannot see, training under 2 x 2 ranks leaves the weights as they were."""
+    unseen = Schedule(peak=1e-30, minimum=0, warmup_steps=0, decay="linear", decay_fraction=0)
+    training = Training(window=32, global_batch=8, steps=1, schedule=unseen, seed=7)
+    on_ranks(job(tmp_path, shards, placement(2, 2), training=training))
+    (path,) = published(tmp_path / FOLDER)
+    for _ in range(2):  # nothing of the first call disturbs the second
+        weights = export_weights(path, MODEL)
+        assert {name: tuple(tensor.shape) for name, tensor in weights.items()} == hf_tensor_names(MODEL)
+        for name, tensor in weights.items():
+            assert tensor.equal(initial_tensor(MODEL, name, seed=7)), name
+
+
+def test_fine_tuning_starts_from_weights_alone(reference: Path, shards: Path, tmp_path: Path) -> None:
+    """The first batch is that of the reference run, the weights are better; the optimizer begins anew."""
+    initial = published(reference / FOLDER)[-1]
+    again = [tmp_path / name for name in ("one", "two")]
+    for work, layout in zip(again, (placement(), placement(2)), strict=True):
+        on_ranks(job(work, shards, layout, initial=initial, training=TRAINING.model_copy(update={"steps": 2})))
+    one, two = (trace(work / "metrics.jsonl") for work in again)
+    start = trace(reference / "metrics.jsonl")
+    assert one[0]["loss"] < 0.999 * start[0]["loss"]  # same batch as the reference's first step, better weights
+    assert [row["loss"] for row in one] == pytest.approx([row["loss"] for row in two], rel=1e-5)

@@ -1,0 +1,74 @@
+"""Runs the training loop under a layout without Ray: ranks forked from a server that has imported Megatron once."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch.distributed as dist
+import torch.multiprocessing as torch_multiprocessing
+from train_helpers import MODEL, TRAINING
+
+from illada.config import ModelConfig, Training, TrainPlacement
+from illada.train import checkpoint
+from illada.train.job import Job
+from illada.train.process import import_megatron, prepare
+
+if __name__ != "__main__":
+    import_megatron()
+    from illada.train.loop import run
+
+
+def job(
+    work: Path,
+    shards: Path,
+    layout: TrainPlacement,
+    *,
+    training: Training = TRAINING,
+    model: ModelConfig = MODEL,
+    initial: Path | None = None,
+    epoch: int = 0,
+) -> Job:
+    """A job on `work`, claimed as the driver would."""
+    work.mkdir(parents=True, exist_ok=True)
+    checkpoint.claim(work, epoch)
+    return Job(
+        training=training,
+        model=model,
+        placement=layout,
+        shards=shards,
+        initial=initial,
+        work=work,
+        domain="pretrain",
+        epoch=epoch,
+    )
+
+
+def on_ranks(task: Job, function: Callable[..., None] | None = None, *arguments: Any) -> None:
+    """Call `function(job, *arguments)` (by default the loop) on every rank of the layout; raises when a rank raises."""
+    multiprocessing.get_context("forkserver").set_forkserver_preload(["train_ranks"])
+    here = str(Path(__file__).parent)  # the fork server takes its path from the environment alone
+    if here not in os.environ.get("PYTHONPATH", "").split(os.pathsep):
+        os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, (here, os.environ.get("PYTHONPATH"))))
+    with tempfile.TemporaryDirectory() as folder:
+        torch_multiprocessing.start_processes(
+            _rank,
+            (f"file://{folder}/store", task.to_json(), function or run, arguments),
+            nprocs=task.placement.ranks,
+            start_method="forkserver",
+        )
+
+
+def _rank(
+    rank: int, store: str, task: dict[str, Any], function: Callable[..., None], arguments: tuple[Any, ...]
+) -> None:
+    prepare()
+    read = Job.from_json(task)
+    dist.init_process_group("gloo", init_method=store, rank=rank, world_size=read.placement.ranks)
+    function(read, *arguments)
+    dist.barrier()
+    dist.destroy_process_group()
