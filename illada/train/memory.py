@@ -65,13 +65,14 @@ def rank_parameters(model: ModelConfig, placement: TrainPlacement, stage: int) -
 
 
 def layer_activations(model: ModelConfig, tensor: int) -> float:
-    """Elements that the backward pass of one layer needs, per token.
+    """Elements that the backward pass of one layer needs, per token, as measured with autograd's saved tensors.
 
-    On every rank: input and output of both norms. Divided over tensor-parallel ranks: query, key, value, attention's
-    output and its copy in the order the projection wants, and of the FFN gate, up, silu(gate) and their product.
+    On every rank: input and output of both norms (which are fused on CUDA; unfused ones keep more). Divided over
+    tensor-parallel ranks: the joint projection, which the value is a view of, rotated query and key, attention's
+    output, and of the FFN the projection, silu(gate), a copy of up, and their product.
     """
     hidden, kv = model.hidden_size, model.kv_heads * model.head_dim
-    return 4 * hidden + (3 * hidden + 2 * kv + 4 * model.ffn_size) / tensor
+    return 4 * hidden + (3 * hidden + 3 * kv + 5 * model.ffn_size) / tensor
 
 
 def _stage(stage: int, model: ModelConfig, training: Training, placement: TrainPlacement) -> RankMemory:

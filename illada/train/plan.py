@@ -17,9 +17,8 @@ from illada.model.arithmetic import parameters, training_flops
 from illada.train.cadence import daly_interval, lost_fraction
 from illada.train.cluster import Cluster
 from illada.train.memory import RankMemory, rank_memory
-from illada.train.plan_table import print_plan
 
-__all__ = ["CheckpointPlan", "Cluster", "ParameterPlan", "Plan", "TrainingPlan", "plan", "print_plan"]
+__all__ = ["CheckpointPlan", "Cluster", "ParameterPlan", "Plan", "TrainingPlan", "plan"]
 
 BYTES_PER_TOKEN = 4.0  # of text; English under a vocabulary of 100,000 and more
 TEXT_COMPRESSION = 0.4  # Parquet with zstd over plain text

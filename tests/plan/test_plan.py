@@ -11,7 +11,7 @@ import pytest
 from illada.config import ConfigError, TrainPlacement, WorkflowConfig, load_config
 from illada.train.cadence import daly_interval, lost_fraction
 from illada.train.memory import CHUNK_LOGITS, rank_memory, rank_parameters
-from illada.train.plan import Cluster, checkpoint_bytes, plan, print_plan
+from illada.train.plan import Cluster, checkpoint_bytes, plan
 
 CONFIGS = Path(__file__).resolve().parents[2] / "configs" / "workflows"
 
@@ -77,7 +77,7 @@ def test_memory_of_the_8b_model_by_hand() -> None:
     count = 32 * layer + 155_136 // 2 * 4096 + 4096
     assert memory.weights == 2 * count and memory.gradients == 4 * count
     assert memory.optimizer == 12 * count // 128  # Megatron-Core's user guide: 6 + 12/d bytes in all
-    per_token = 4 * 4096 + (3 * 4096 + 2 * 1024 + 4 * 14336) / 2
+    per_token = 4 * 4096 + (3 * 4096 + 3 * 1024 + 5 * 14336) / 2
     assert memory.activations == 32 * 8192 * per_token * 2
     assert memory.logits == 2**25 * 6
     assert memory.total == sum(
@@ -201,17 +201,12 @@ def test_impossible_cluster_is_refused(field: str, value: float) -> None:
         Cluster(**{field: value})  # type: ignore[arg-type]
 
 
-def test_json_keys_and_text(capsys: pytest.CaptureFixture[str]) -> None:
-    made = plan(workflow("llada-8b"), Cluster(devices=512))
-    print_plan(made, as_json=True)
-    read = json.loads(capsys.readouterr().out)
-    assert read == made.as_json()
+def test_json_keys() -> None:
+    read = json.loads(json.dumps(plan(workflow("llada-8b"), Cluster(devices=512)).as_json()))
     assert read["parameters"] == {"total": 8_015_581_184, "non_embedding": 6_979_588_096, "embedding": 1_035_993_088}
     assert read["cluster"]["devices"] == 512
     assert isinstance(read["pretrain"]["device_hours"], float) and read["pretrain"]["checkpoint"]["bytes"] > 1e11
-    print_plan(made)
-    text = capsys.readouterr().out
-    assert "8.02 G parameters" in text and "device hours" in text and "warning" in text
+    assert read["warnings"] and read["assumptions"]
 
 
 @pytest.mark.parametrize("name", ["illada-8b", "llada-8b"])
