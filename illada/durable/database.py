@@ -12,7 +12,7 @@ from typing import Any
 
 import sqlalchemy as sa
 from sqlalchemy import event
-from sqlalchemy.exc import ArgumentError, OperationalError
+from sqlalchemy.exc import ArgumentError, DBAPIError
 
 from illada.config import Placement
 
@@ -100,7 +100,7 @@ def open_database(url: str, create: bool = True) -> sa.Engine:
     try:
         with engine.begin() as connection:
             _prepare(connection, create, target)
-    except OperationalError as error:
+    except DBAPIError as error:
         engine.dispose()
         cause = " ".join(str(error.orig).split())
         raise DatabaseError(f"database {target.render_as_string()} cannot be opened: {cause}") from None

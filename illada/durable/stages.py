@@ -20,7 +20,8 @@ from illada.durable.runs import Run
 
 Build = Callable[[Attempt, Progress], Mapping[str, Any]]
 
-_ATTEMPTS = 4  # of a step that fails for a transient reason: waits of 2, 4 and 8 seconds between them
+_ATTEMPTS = 4  # of a step that fails for a transient reason
+_RETRY_SECONDS = 2.0  # before the first repetition; then twice as long each time
 
 
 class StaleHistory(Exception):
@@ -82,7 +83,7 @@ class StageRunner:
                     "name": name,
                     "retries_allowed": True,
                     "max_attempts": _ATTEMPTS,
-                    "interval_seconds": 2.0,
+                    "interval_seconds": _RETRY_SECONDS,
                     "should_retry": is_transient,
                 },
                 step,

@@ -1,8 +1,9 @@
 """A driver for fault tests, run as its own process: ``fault_driver.py FOLDER``. Its surroundings tell it how to die.
 
-Every begin and end of a build is appended to FOLDER/log as ``<word> <stage> <pid> <epoch> <monotonic ns>``, which is how
-the tests see what was executed, when, and by whom. KILL=<stage>:<moment> ends the process with SIGKILL at one moment:
-`build` half way through the build, `published` between publication and DBOS's record of the step, `next` after that.
+Every begin and end of a build is appended to FOLDER/log as ``<word> <stage> <pid> <epoch> <monotonic ns>``, which is
+how the tests see what was executed, when, and by whom. KILL=<stage>:<moment> ends the process with SIGKILL at one
+moment: `build` half way through the build, `published` between publication and DBOS's record of the step, `next` after
+that.
 """
 
 from __future__ import annotations
@@ -82,7 +83,7 @@ def main() -> int:
     import illada.durable.stages
 
     illada.durable.stages.Store = DyingStore
-    engine = open_database(f"sqlite:///{FOLDER / 'illada.db'}")
+    engine = open_database(os.environ.get("DATABASE") or f"sqlite:///{FOLDER / 'illada.db'}")
     run = RunRegistry(engine).create("demo", "x: 1", {"x": 1}, str(FOLDER / "store"), sys.argv)
     try:
         print(execute(run, engine, graph, ttl=TTL)["how"])

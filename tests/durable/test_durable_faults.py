@@ -111,8 +111,10 @@ def uninterrupted(tmp_path_factory: pytest.TempPathFactory) -> Any:
     return quiet.result()
 
 
-@pytest.mark.parametrize("moment", ["build", "published", "next"])
-@pytest.mark.parametrize("stage", STAGES)
+@pytest.mark.parametrize(
+    ("stage", "moment"),
+    [*((stage, "build") for stage in STAGES), ("a", "published"), ("d", "published"), ("b", "next"), ("d", "next")],
+)
 def test_killed_driver_is_continued(drivers: Drivers, uninterrupted: Any, stage: str, moment: str) -> None:
     code, _ = drivers.run(KILL=f"{stage}:{moment}")
     assert code == -signal.SIGKILL
