@@ -1,0 +1,129 @@
+"""Stage `curate`: acquired sources become documents worth training on.
+
+Pages are read, reduced to their main text, and filtered by URL, language and quality in a chain of datatrove blocks
+that runs inside the actor pool, one file (or range of rows) at a time. Output: `documents/*.parquet`, a sample of what
+was rejected with reasons in `rejected/*.parquet`, and the funnel as statistics.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from illada.artifacts import Artifact, Attempt, Progress, atomic_path
+from illada.config import Curate, DataPlacement
+from pipelines.documents import TextDocument, write_documents
+from pipelines.funnel import MAX_DAMAGED, Tally, main_losses, merge
+from pipelines.inputs import checksum, plan_units, read_inventory
+from pipelines.pool import Unit, UnitResult, run_units
+
+CURATE_VERSION = 1
+
+_REJECTED = pa.schema(
+    [(name, pa.string()) for name in ("id", "url", "source", "language", "step", "reason")]
+    + [("text", pa.large_string())]
+)
+
+
+def curate(
+    config: Curate, sources: Mapping[str, Artifact], attempt: Attempt, placement: DataPlacement, progress: Progress
+) -> dict[str, Any]:
+    """Build the curated documents of `sources`, in their order.
+
+    Returns statistics: funnel, languages, sources, damaged.
+
+    Raises:
+        ValueError: nothing is left after filtering, or a source's file changed since it was acquired.
+    """
+    units = plan_units([read_inventory(artifact) for artifact in sources.values()])
+    lists = attempt.work / "block-lists"
+    if config.url_filter:
+        progress.start(None, "block lists")
+        from pipelines.urls import build_block_lists
+
+        build_block_lists(lists)
+    factory = functools.partial(CurateWorker, config, lists)
+    results = run_units(units, factory, attempt.work / "units", placement, progress, "MB")
+    statistics = _statistics(results)
+    if not statistics["languages"]:
+        losses = main_losses(statistics["funnel"])
+        raise ValueError(
+            f"no document is left after curation ({losses}); loosen data.curate or add sources: {', '.join(sources)}"
+        )
+    for kind in ("documents", "rejected"):
+        filled = [result for result in results if result.statistics[kind]]
+        for number, result in enumerate(filled):
+            attempt.adopt(result.folder / f"{kind}.parquet", f"{kind}/{number:05d}.parquet")
+    return statistics
+
+
+class CurateWorker:
+    """Runs the filter chain on one unit after another. Imports datatrove and loads its models on construction."""
+
+    def __init__(self, config: Curate, block_lists: Path) -> None:
+        from pipelines.filters import build_chain
+        from pipelines.readers import READ
+
+        self._config = config
+        self._chain = build_chain(config, block_lists)
+        self._steps = [READ, *(sink.step for _, sink in self._chain)]
+        self._checked: set[str] = set()
+
+    def run(self, unit: Unit, output: Path) -> dict[str, Any]:
+        """Write `documents.parquet` and `rejected.parquet` of the unit; returns their counts, funnel and damage."""
+        from pipelines.readers import Reader
+        from pipelines.recorder import Recorder, run_chain
+
+        self._check_unchanged(unit.payload)
+        recorder = Recorder(self._steps, str(unit.payload["name"]), self._config.rejected_sample)
+        languages, sources = Tally(), Tally()
+        kept: list[TextDocument] = []
+        for document in run_chain(self._chain, Reader(unit.payload, recorder).run(), recorder):
+            text = TextDocument(
+                text=document.text,
+                id=document.id,
+                **{key: document.metadata[key] for key in ("url", "source", "language", "language_score", "title")},
+            )
+            languages.add(text.language, text.bytes)
+            sources.add(text.source, text.bytes)
+            kept.append(text)
+        write_documents(output / "documents.parquet", kept)
+        with atomic_path(output / "rejected.parquet") as path:
+            pq.write_table(pa.Table.from_pylist(recorder.rejected, schema=_REJECTED), path, compression="zstd")
+        return {
+            "documents": len(kept),
+            "rejected": len(recorder.rejected),
+            "funnel": recorder.funnel.rows(),
+            "languages": languages.rows(),
+            "sources": sources.rows(),
+            "damaged": recorder.damaged,
+        }
+
+    def _check_unchanged(self, payload: Mapping[str, Any]) -> None:
+        path = str(payload["path"])
+        if path not in self._checked:
+            if not Path(path).exists() or checksum(Path(path))[1] != payload["sha256"]:
+                raise ValueError(
+                    f"{path}: missing or changed since source {payload['source']!r} was acquired; run again to take "
+                    "it as it is now"
+                )
+            self._checked.add(path)
+
+
+def _statistics(results: list[UnitResult]) -> dict[str, Any]:
+    languages, sources = Tally(), Tally()
+    for result in results:
+        languages.update(result.statistics["languages"])
+        sources.update(result.statistics["sources"])
+    damaged = [item for result in results for item in result.statistics["damaged"]]
+    return {
+        "funnel": merge([result.statistics["funnel"] for result in results]),
+        "languages": languages.rows(),
+        "sources": sources.rows(),
+        "damaged": damaged[:MAX_DAMAGED],
+    }

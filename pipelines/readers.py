@@ -1,0 +1,166 @@
+"""A datatrove reader over one unit of an acquired source: pages of an archive, rows of a table, lines of a file."""
+
+from __future__ import annotations
+
+import gzip
+import io
+import json
+import zlib
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import IO, Any
+
+import zstandard
+from datatrove.data import Document
+from datatrove.pipeline.base import PipelineStep
+
+from pipelines.documents import SCHEMA, document_id
+from pipelines.extraction import decode
+from pipelines.recorder import Recorder
+from pipelines.warc import Damage, Page, read_warc
+
+READ = "read"
+"""The reader's name in the funnel."""
+_BATCH = 1000
+_HTML = ("text/html", "application/xhtml+xml")
+_HTML_SIGNS = (b"<!doctype html", b"<html", b"<head", b"<body")
+
+
+class Reader(PipelineStep):
+    """Yields the documents of one unit in order; what cannot be read is counted and named.
+
+    Metadata: url, source, language, language_score, title, and `kind`: "html" (a page to extract text from), "text"
+    or "code".
+    """
+
+    type = "📖 - READER"
+    name = "acquired source"
+
+    def __init__(self, payload: Mapping[str, Any], recorder: Recorder) -> None:
+        super().__init__()
+        self._payload, self._recorder = payload, recorder
+        self._path, self._source = Path(payload["path"]), str(payload["source"])
+
+    def run(self, data: None = None, rank: int = 0, world_size: int = 1) -> Iterator[Document]:
+        """All documents of the unit."""
+        columns = self._payload["columns"]
+        if self._payload["kind"] == "warc":
+            documents = self._pages()
+        elif self._payload["kind"] == "jsonl":
+            documents = self._texts(read_json_lines(self._path), columns)
+        elif self._payload["kind"] == "hf-dataset":
+            documents = self._texts(self._dataset_rows(), columns)
+        elif columns:
+            documents = self._texts(self._parquet_rows(sorted(filter(None, columns.values()))), columns)
+        else:
+            documents = self._own()
+        yield from self._recorder.funnel.kept(READ, documents)
+
+    def _pages(self) -> Iterator[Document]:
+        for page in read_warc(self._path):
+            if isinstance(page, Damage):
+                self._lose(page)
+                continue
+            self._recorder.funnel.read(READ, page.size)
+            payload, reason = page.payload or b"", _unwanted(page)
+            text = "" if reason else decode(payload, page.charset)
+            document = self._document(text, (page.url, payload), page.url, "text" if page.extracted else "html")
+            if reason:
+                self._recorder.reject(READ, document, reason)
+            else:
+                yield document
+
+    def _texts(self, rows: Iterator[dict[str, Any] | Damage], columns: Mapping[str, str | None]) -> Iterator[Document]:
+        """Documents of the user's own tables; `columns` maps text, id and url to column names or None."""
+        for row in rows:
+            if isinstance(row, Damage):
+                self._lose(row)
+                continue
+            text, identity, url = (row.get(name) if (name := columns[key]) else None for key in ("text", "id", "url"))
+            text = text.encode(errors="replace").decode() if isinstance(text, str) else ""
+            self._recorder.funnel.read(READ, len(text.encode()))
+            url = str(url or "")
+            document = self._document(text, (text if identity is None else str(identity),), url, "text")
+            if text.strip():
+                yield document
+            else:
+                self._recorder.reject(READ, document, "empty")
+
+    def _own(self) -> Iterator[Document]:
+        """Documents in this project's own form, which acquisition made of code."""
+        for row in self._parquet_rows(SCHEMA.names):
+            self._recorder.funnel.read(READ, len(row["text"].encode()))
+            text, identity = row.pop("text"), row.pop("id")
+            yield Document(text=text, id=identity, metadata={**row, "kind": "code"})
+
+    def _parquet_rows(self, columns: list[str]) -> Iterator[dict[str, Any]]:
+        import pyarrow.parquet as pq
+
+        groups = list(range(self._payload["first"], self._payload["last"]))
+        with pq.ParquetFile(self._path) as file:
+            for batch in file.iter_batches(batch_size=_BATCH, row_groups=groups, columns=columns):
+                yield from batch.to_pylist()
+
+    def _dataset_rows(self) -> Iterator[dict[str, Any]]:
+        from datasets import load_from_disk
+
+        yield from load_from_disk(str(self._path)).select(range(self._payload["first"], self._payload["last"]))
+
+    def _document(self, text: str, identity: tuple[str | bytes, ...], url: str, kind: str) -> Document:
+        metadata = {
+            "url": url,
+            "source": self._source,
+            "language": "",
+            "language_score": 0.0,
+            "title": "",
+            "kind": kind,
+        }
+        return Document(text=text, id=document_id(self._source, *identity), metadata=metadata)
+
+    def _lose(self, damage: Damage) -> None:
+        self._recorder.funnel.read(READ, 0)
+        self._recorder.fail(READ, damage.where, damage.error, "damaged")
+
+
+def _unwanted(page: Page) -> str | None:
+    """Why a page of the archive is none to read, or None."""
+    if page.payload is None:
+        return "too_large"
+    if page.status not in (0, 200):
+        return "http_status"
+    if not page.url:
+        return "no_url"
+    if page.extracted:
+        return None
+    head = page.payload[:2048].lower()
+    looks_like_html = any(sign in head for sign in _HTML_SIGNS)
+    if page.media_type not in _HTML and not (page.media_type == "" and looks_like_html):
+        return "not_html"
+    return None
+
+
+def read_json_lines(path: Path) -> Iterator[dict[str, Any] | Damage]:
+    """The objects of a JSON-lines file, plain or compressed."""
+    number = 0
+    try:
+        with _open(path) as file:
+            for number, line in enumerate(file, 1):
+                try:
+                    row = json.loads(line)
+                except ValueError as error:
+                    yield Damage(where=f"line {number}", error=str(error))
+                    continue
+                if isinstance(row, dict):
+                    yield row
+                elif line.strip():
+                    yield Damage(where=f"line {number}", error=f"holds a {type(row).__name__}, not an object")
+    except (EOFError, zlib.error, gzip.BadGzipFile, zstandard.ZstdError) as error:
+        yield Damage(where=f"after line {number}", error=str(error))
+
+
+def _open(path: Path) -> IO[bytes] | gzip.GzipFile:
+    if path.suffix == ".gz":
+        return gzip.open(path)
+    if path.suffix == ".zst":
+        return io.BufferedReader(zstandard.ZstdDecompressor().stream_reader(path.open("rb"), closefd=True))
+    return path.open("rb")

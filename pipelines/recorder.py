@@ -1,0 +1,77 @@
+"""What happens to the documents of one unit on their way through the steps of a datatrove chain.
+
+Filters are given a `Sink` in place of datatrove's exclusion writer: it counts each rejection by its reason and keeps a
+sample of the rejected texts. The sample is chosen by document id, so it is the same in every run.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
+
+from datatrove.data import Document
+from datatrove.pipeline.base import PipelineStep
+
+from pipelines.funnel import Funnel
+
+FAILED = "failed"
+"""Metadata key under which a step leaves what kept it from processing a document."""
+_SHOWN_CHARACTERS = 4000
+
+
+class Recorder:
+    """Counts, sampled rejections and damage of one unit. `file` names the unit's input in messages."""
+
+    def __init__(self, steps: Sequence[str], file: str, sample: float) -> None:
+        self.funnel = Funnel(steps)
+        self.rejected: list[dict[str, Any]] = []
+        self.damaged: list[dict[str, str]] = []
+        self._file, self._sample = file, sample
+
+    def reject(self, step: str, document: Document, reason: str) -> None:
+        """Count `document` as dropped by `step`, and remember it if it is of the sample."""
+        self.funnel.drop(step, reason)
+        if int(document.id[:8], 16) < self._sample * 2**32:
+            is_page = document.metadata.get("kind") == "html"
+            row = {key: document.metadata[key] for key in ("url", "source", "language")}
+            text = "" if is_page else document.text[:_SHOWN_CHARACTERS]
+            self.rejected.append({"id": document.id, **row, "step": step, "reason": reason, "text": text})
+
+    def fail(self, step: str, where: str, error: str, reason: str) -> None:
+        """Count one document that `step` could not process, and name it."""
+        self.funnel.fail(step, reason)
+        self.damaged.append({"file": self._file, "record": where, "error": error})
+
+
+class Sink:
+    """Stands for a datatrove exclusion writer: takes what `step` rejects. Its recorder changes with each unit."""
+
+    def __init__(self, step: str) -> None:
+        self.step = step
+        self.recorder: Recorder | None = None
+
+    def __enter__(self) -> Sink:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        pass
+
+    def write(self, document: Document, rank: int = 0) -> None:
+        """Record the rejection of `document` with the reason its filter left."""
+        assert self.recorder is not None
+        error = document.metadata.pop(FAILED, None)
+        reason = document.metadata.pop("filter_reason", None) or self.step
+        if error is None:
+            self.recorder.reject(self.step, document, reason)
+        else:
+            self.recorder.fail(self.step, document.metadata["url"] or document.id, error, reason)
+
+
+def run_chain(
+    steps: Iterable[tuple[PipelineStep, Sink]], documents: Iterator[Document], recorder: Recorder
+) -> Iterator[Document]:
+    """Send `documents` through the steps, which are named by their sinks, counting before and after each."""
+    for step, sink in steps:
+        sink.recorder = recorder
+        documents = recorder.funnel.kept(sink.step, step.run(recorder.funnel.reading(sink.step, documents)))
+    return documents

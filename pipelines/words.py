@@ -1,0 +1,165 @@
+"""Word and sentence boundaries as datatrove's tokenizers give them, an order of magnitude sooner.
+
+spaCy splits text at white space first and then looks at each chunk by itself, so what it made of a chunk can be
+remembered. Special cases that span white space ("EE. UU.") are the exception: a text with one goes through spaCy whole.
+Sentences follow spaCy's rule-based sentencizer: a new one begins with the first token that is not punctuation after one
+of its end marks.
+"""
+
+from __future__ import annotations
+
+import functools
+import re
+import sys
+from collections.abc import Iterator
+
+from datatrove.utils.word_tokenizers import SpaCyTokenizer, WordTokenizer, load_word_tokenizer
+
+_CHUNK = re.compile(r"\S+")
+_REMEMBERED = 200_000
+
+# Where sentences begin in a chunk, and whether it closes with an end mark: [1] if the text before it did, [0] if not.
+_Sentences = tuple[tuple[tuple[int, ...], bool], tuple[tuple[int, ...], bool]]
+
+
+@functools.cache
+def word_tokenizer(language: str) -> WordTokenizer:
+    """The tokenizer datatrove assigns to `language`, remembering chunks where that gives the same tokens.
+
+    Raises ValueError for a language datatrove has none for, ImportError when it needs a package that is not installed.
+    """
+    _import_spacy()
+    stock = load_word_tokenizer(language)
+    if not isinstance(stock, SpaCyTokenizer):
+        return stock
+    from spacy.tokenizer import Tokenizer
+
+    return ChunkTokenizer(stock) if type(stock.tokenizer.tokenizer) is Tokenizer else stock
+
+
+class ChunkTokenizer(WordTokenizer):
+    """A spaCy tokenizer that remembers what it made of each chunk between white space."""
+
+    def __init__(self, stock: SpaCyTokenizer) -> None:
+        super().__init__(stock.language)
+        import ahocorasick
+        from spacy.attrs import IS_PUNCT
+
+        self._stock, self._nlp = stock, stock.tokenizer
+        self._spacy = self._nlp.tokenizer
+        self._marks = self._nlp.get_pipe("sentencizer").punct_chars
+        # the only property of words that sentences depend on; spaCy would work out twenty for each new word
+        self._is_punctuation = self._nlp.vocab.lex_attr_getters[IS_PUNCT]
+        self._nlp.vocab.lex_attr_getters = {IS_PUNCT: self._is_punctuation}
+        self._words: dict[str, tuple[str, ...]] = {}
+        self._sentences: dict[str, _Sentences] = {}
+        self._whole = ahocorasick.Automaton()
+        for phrase in self._spacy.rules:
+            if len(phrase.split()) > 1:
+                self._whole.add_word(phrase, phrase)
+        self._whole.add_word("IS_ALPHA", "IS_ALPHA")  # spaCy fails on it, and datatrove's class knows what to do
+        self._whole.make_automaton()
+
+    def word_tokenize(self, text: str) -> list[str]:
+        """Tokens of `text` without white space."""
+        if self._needs_whole(text):
+            return list(self._stock.word_tokenize(text))
+        chunks = text.split()
+        self._learn(chunks)
+        words = self._words
+        return [word for chunk in chunks for word in words[chunk]]
+
+    def sent_tokenize(self, text: str) -> list[str]:
+        """Sentences of `text`, stripped; empty ones left out."""
+        return [sentence for first, last in self.span_tokenize(text) if (sentence := text[first:last].strip())]
+
+    def span_tokenize(self, text: str) -> list[tuple[int, int]]:
+        """Where each sentence of `text` begins and ends, in characters."""
+        if self._needs_whole(text):
+            return list(self._stock.span_tokenize(text))
+        self._learn(text.split())
+        return list(self._spans(text))
+
+    def _spans(self, text: str) -> Iterator[tuple[int, int]]:
+        begin: int | None = None
+        end, closed = 0, False
+        for start, stop in [*(match.span() for match in _CHUNK.finditer(text)), (len(text), len(text))]:
+            # one blank belongs to the token before it; other white space is a token of its own
+            blank = end + 1 if begin is not None and text[end:start][:1] == " " else end
+            if blank < start:
+                if begin is None:
+                    begin = blank
+                elif closed:
+                    yield begin, end
+                    begin, closed = blank, False
+                end = start
+            if start == stop:
+                break
+            if begin is None:
+                begin = start
+            offsets, closed = self._breaks(text[start:stop])[closed]
+            for offset in offsets:
+                yield begin, start + offset if offset else end
+                begin = start + offset
+            end = stop
+        if begin is not None:
+            yield begin, end
+
+    def _needs_whole(self, text: str) -> bool:
+        return next(self._whole.iter(text), None) is not None
+
+    def _learn(self, chunks: list[str]) -> None:
+        if len(self._words) > _REMEMBERED:
+            self._words.clear()
+            self._sentences.clear()
+        split = []
+        for chunk in set(chunks).difference(self._words):
+            if self._is_one_token(chunk):
+                self._words[chunk] = (chunk,)
+            else:
+                split.append(chunk)
+        if split:
+            with self._nlp.memory_zone():  # spaCy forgets the strings afterwards
+                for chunk in split:
+                    self._words[chunk] = tuple(token.text for token in self._spacy(chunk))
+
+    def _is_one_token(self, chunk: str) -> bool:
+        """spaCy's own conditions: no special case, nothing to split off at either end or inside."""
+        spacy = self._spacy
+        return not (
+            chunk in spacy.rules
+            or (spacy.prefix_search and spacy.prefix_search(chunk))
+            or (spacy.suffix_search and spacy.suffix_search(chunk))
+            or (spacy.infix_finditer and next(iter(spacy.infix_finditer(chunk)), None))
+        )
+
+    def _breaks(self, chunk: str) -> _Sentences:
+        """Where sentences begin in `chunk`, for text before it that is open and for text that is closed."""
+        known = self._sentences.get(chunk)
+        if known is None:
+            known = self._sentences[chunk] = (self._follow(chunk, False), self._follow(chunk, True))
+        return known
+
+    def _follow(self, chunk: str, closed: bool) -> tuple[tuple[int, ...], bool]:
+        starts, offset = [], 0
+        for word in self._words[chunk]:
+            if word in self._marks:
+                closed = True
+            elif closed and not self._is_punctuation(word):
+                starts.append(offset)
+                closed = False
+            offset += len(word)
+        return tuple(starts), closed
+
+
+def _import_spacy() -> None:
+    """Import spaCy without torch, which it would pull in where installed: seconds and 200 MB a process, for nothing."""
+    absent = object()
+    torch = sys.modules.get("torch", absent)
+    if torch is absent:
+        sys.modules["torch"] = None  # type: ignore[assignment]
+    try:
+        import spacy  # noqa: F401
+    finally:
+        if torch is absent:
+            del sys.modules["torch"]
