@@ -144,6 +144,12 @@ def damaged(view: RunView) -> list[tuple[str, str, str]]:
     ]
 
 
+def damaged_total(view: RunView) -> int:
+    """How many records could not be read: the funnel counts them all, the list of them has an end."""
+    counted = sum(int(count) for step in funnel(view) for reason, count in step.failed if reason == "damaged")
+    return max(counted, len(damaged(view)))
+
+
 def mix(view: RunView, kind: str) -> list[Share]:
     """Shares by `kind` ("sources" or "languages"), of tokens once there are tokens, else of bytes; largest first."""
     for stage in ("tokenize", "deduplicate", "curate"):

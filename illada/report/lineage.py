@@ -17,7 +17,8 @@ from illada.report.units import moment
 from illada.report.view import RunView
 
 MOST_FILES = 150
-MOST_PARTS = 400
+MOST_PARTS = 600  # of all files of a source together
+_MOST_CHARACTERS = 20_000
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -76,6 +77,7 @@ class SourceEntry:
     bytes: float | None
     files: Sequence[SourceFile]
     more_files: int
+    notes: Sequence[str]
 
 
 def lineage(view: RunView) -> list[Entry]:
@@ -100,10 +102,11 @@ def sources(view: RunView) -> tuple[list[SourceEntry], list[str]]:
                 name=str(content.get("source", stage.name.removeprefix("acquire-"))),
                 origin=str(content.get("origin", "unknown")),
                 licence=str(content.get("licence") or "unknown"),
-                documents=number(statistics.get("documents")),
+                documents=number(statistics.get("documents")) or None,  # the user's own files are not counted
                 bytes=number(statistics.get("bytes")),
-                files=[_source_file(row) for row in files[:MOST_FILES]],
+                files=_source_files(files[:MOST_FILES]),
                 more_files=max(0, len(files) - MOST_FILES),
+                notes=[str(note) for note in statistics.get("notes", ())],
             )
         )
     return entries, notes
@@ -133,7 +136,7 @@ def _entry(artifact: Artifact, producers: Mapping[str, Artifact]) -> Entry:
         python=str(provenance.get("python", "")),
         versions=", ".join(f"{name} {version}" for name, version in (provenance.get("versions") or {}).items()),
         command=" ".join(str(word) for word in provenance.get("argv") or ()),
-        config=json.dumps(record["config"], indent=2, ensure_ascii=False),
+        config=_cut(json.dumps(record["config"], indent=2, ensure_ascii=False)),
     )
 
 
@@ -152,19 +155,30 @@ def anchor(artifact: Artifact) -> str:
     return f"artifact-{artifact.fingerprint[:12]}"
 
 
-def _source_file(row: Mapping[str, Any]) -> SourceFile:
-    parts = row.get("made_from") or ()
-    return SourceFile(
-        path=str(row.get("path", "")),
-        kind=str(row.get("kind", "")),
-        bytes=number(row.get("bytes")),
-        sha256=str(row.get("sha256", "")),
-        made_from=[_part(part) for part in parts[:MOST_PARTS]],
-        more_parts=max(0, len(parts) - MOST_PARTS),
-    )
+def _source_files(rows: Sequence[Mapping[str, Any]]) -> list[SourceFile]:
+    left, files = MOST_PARTS, []
+    for row in rows:
+        parts = row.get("made_from") or ()
+        shown = parts[:left]
+        left -= len(shown)
+        files.append(
+            SourceFile(
+                path=str(row.get("path", "")),
+                kind=str(row.get("kind", "")),
+                bytes=number(row.get("bytes")),
+                sha256=str(row.get("sha256", "")),
+                made_from=[_part(part) for part in shown],
+                more_parts=len(parts) - len(shown),
+            )
+        )
+    return files
 
 
 def _part(part: Any) -> str:
     if isinstance(part, Mapping):
         return " · ".join(str(value) for value in part.values() if value not in (None, ""))
     return str(part)
+
+
+def _cut(text: str) -> str:
+    return text if len(text) <= _MOST_CHARACTERS else f"{text[:_MOST_CHARACTERS]}\n… the rest is in record.json"

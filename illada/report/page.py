@@ -84,7 +84,7 @@ def _content(view: RunView) -> dict[str, Any]:
         "stage_fact": stage_fact,
         "funnel": facts.funnel(view),
         "damaged": damaged[:_MOST_DAMAGED],
-        "damaged_total": len(damaged),
+        "damaged_total": facts.damaged_total(view),
         "mixes": [
             (title, rows, sum(row.tokens or 0 for row in rows), sum(row.bytes or 0 for row in rows))
             for title, rows in (
@@ -168,8 +168,8 @@ def _intervals(evaluations: Sequence[facts.HeldOut]) -> Markup | None:
     return interval_chart(rows, "nats per byte, with 95% interval") if rows else None
 
 
-def _cut(text: str) -> str:
+def _cut(text: str, most: int = _MOST_CHARACTERS) -> str:
     """Long texts end in a mark that says so."""
-    if len(text) <= _MOST_CHARACTERS:
+    if len(text) <= most:
         return text
-    return f"{text[:_MOST_CHARACTERS]} … ({units.count(len(text) - _MOST_CHARACTERS)} more characters)"
+    return f"{text[:most]} … ({units.count(len(text) - most)} more characters)"

@@ -15,6 +15,8 @@ from illada.report.metrics import LEVELS, Event, Point, TrainingRecord, read_tra
 from illada.report.units import NARROW, count, decimal, duration, short_count, size
 
 _HOVERS = 160
+_MOST_MARKS = 120  # drawn of either kind; all are counted
+_MOST_CHARACTERS = 200
 _DETAILS: dict[str, Callable[[float], str]] = {"bytes": size, "seconds": duration}  # how to write fields of an event
 
 
@@ -37,7 +39,9 @@ class TrainingCharts:
 def draw_training(artifact: Artifact, vocabulary: int | None) -> TrainingCharts:
     """Read the record of a training stage and draw it; `vocabulary` gives the loss of a uniform guess, as a guide."""
     record = read_training(artifact)
-    name, points, markers = artifact.stage, record.points, _markers(record)
+    name, points = artifact.stage, record.points
+    checkpoints, restarts = _checkpoints(record), _restarts(record)
+    markers = [*_thinned(checkpoints), *_thinned(restarts)]
     reach = max(1, len(points) // 20)
     steps_a_point = (points[0].last - points[0].first + 1) if points else 1
     raw = _column(points, "loss")
@@ -77,8 +81,8 @@ def draw_training(artifact: Artifact, vocabulary: int | None) -> TrainingCharts:
             ),
         ),
         small=[_small(name, points, markers, *chart, reach) for chart in _SMALL],
-        checkpoints=sum(marker.kind == "checkpoint" for marker in markers),
-        restarts=sum(marker.kind == "restart" for marker in markers),
+        checkpoints=len(checkpoints),
+        restarts=len(restarts),
         skipped=record.skipped,
         smoothed_over=round(reach * steps_a_point),
         happenings=[(event.kind, _at(event), _detail(event)) for event in record.events],
@@ -122,25 +126,35 @@ def _small(
     )
 
 
-def _markers(record: TrainingRecord) -> list[Marker]:
-    """Checkpoints, and every start but the first: where training went on after a restart, and why it had stopped."""
+def _checkpoints(record: TrainingRecord) -> list[Marker]:
+    return [
+        Marker(x=event.step, kind="checkpoint", title=f"checkpoint of step {count(event.step)}")
+        for event in record.events
+        if event.kind == "checkpoint" and event.step is not None
+    ]
+
+
+def _restarts(record: TrainingRecord) -> list[Marker]:
+    """Every start but the first: where training went on, and why it had stopped."""
     markers: list[Marker] = []
     reasons: list[str] = []
     starts = 0
     for event in record.events:
-        if event.kind == "checkpoint" and event.step is not None:
-            markers.append(Marker(x=event.step, kind="checkpoint", title=f"checkpoint of step {count(event.step)}"))
-        elif event.kind in ("restart", "fallback"):
+        if event.kind in ("restart", "fallback"):
             reasons.append(str(event.detail.get("reason", event.kind)))
         elif event.kind == "start" and event.step is not None:
             starts += 1
             if starts > 1:
-                why = f": {'; '.join(reasons)}" if reasons else ""
+                why = f": {'; '.join(reasons)[:_MOST_CHARACTERS]}" if reasons else ""
                 markers.append(
                     Marker(x=event.step, kind="restart", title=f"went on from step {count(event.step)}{why}")
                 )
             reasons = []
     return markers
+
+
+def _thinned(markers: Sequence[Marker]) -> Sequence[Marker]:
+    return markers[:: math.ceil(len(markers) / _MOST_MARKS) or 1]
 
 
 def _hovers(points: Sequence[Point], text: Callable[[int], str]) -> list[Hover]:

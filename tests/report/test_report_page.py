@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import json
 import re
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
 from synthetic_run import CONFIG, HOSTILE, finished_run
 
+from illada.artifacts import Artifact
 from illada.report.flow import edges
 from illada.report.page import render, write_report
 from illada.report.summary import summarise
@@ -169,6 +172,46 @@ def test_lost_files_are_named_not_fatal(tmp_path: Path) -> None:
     page = check_self_contained(render(view))
     for note in ("pretrain: its metrics", "sft: its events", "acquire-web: its inventory"):
         assert f"{note} cannot be read" in page.text
+
+
+def test_page_of_a_huge_run_stays_small(tmp_path: Path) -> None:
+    view = finished_run(tmp_path)
+    stages = [replace(stage, artifact=_swollen(stage.artifact)) for stage in view.stages]
+    html = render(replace(view, stages=stages))
+    page = check_self_contained(html)
+    assert len(html.encode()) < 2_000_000
+    assert "1 500 checkpoints, 400 restarts" in page.text
+    assert "98 765 damaged records" in page.text
+    assert "And 89 850 more files" in page.text
+    assert "the rest is in record.json" in page.text
+
+
+def _swollen(artifact: Artifact | None) -> Artifact:
+    """The same artifact with the records a year on a thousand machines would leave."""
+    assert artifact is not None
+    record = json.loads(json.dumps(artifact.record))
+    if artifact.stage == "acquire-web":
+        content = json.loads(artifact.path("inventory.json").read_text())
+        content["files"] = [
+            {**content["files"][0], "path": f"{i}.warc.gz", "made_from": ["x" * 80] * 9} for i in range(90_000)
+        ]
+        artifact.path("inventory.json").write_text(json.dumps(content))
+        record["config"]["inventory"] = content["files"][:5000]
+    if artifact.stage == "curate":
+        record["statistics"]["damaged"] = [{"file": "f" * 500, "record": "r" * 9000, "error": "e" * 9000}] * 1000
+        record["statistics"]["funnel"][0]["failed"] = {"damaged": 98_765}
+    if artifact.stage in ("pretrain", "sft"):
+        events = [{"event": "start", "step": 0}]
+        events += [{"event": "checkpoint", "step": i, "bytes": 1, "seconds": 1.0} for i in range(1500)]
+        events += [
+            {"event": kind, "step": 7, "reason": "r" * 3000} for _ in range(400) for kind in ("restart", "start")
+        ]
+        artifact.path("events.jsonl").write_text("".join(json.dumps(event) + "\n" for event in events))
+        row = artifact.path("metrics.jsonl").read_text().splitlines()[0]
+        artifact.path("metrics.jsonl").write_text(
+            "".join(row.replace('"step": 1', f'"step": {i}') + "\n" for i in range(9000))
+        )
+    return replace(artifact, record=record)
 
 
 def test_edges_are_recorded_inputs_without_what_they_imply(whole: tuple[RunView, str]) -> None:
