@@ -38,16 +38,17 @@ def archive_pages(
     files: list[dict[str, Any]] = []
     stream, done = iter(pages), 0
     for number in itertools.count():
-        batch = list(itertools.islice(stream, PAGES_PER_ARCHIVE))
-        if not batch:
+        first = next(stream, None)
+        if first is None:
             return files
-        name = f"warc/{number:05d}.warc.gz"
+        name, before = f"warc/{number:05d}.warc.gz", done
         with WarcWriter(folder / name, description) as writer:
-            for page in batch:
+            # One page is drawn and written at a time: what it is read from may be gone once the stream has ended.
+            for page in itertools.chain((first,), itertools.islice(stream, PAGES_PER_ARCHIVE - 1)):
                 writer.write(page.url, page.read(), page.date, page.content_type)
                 done += 1
                 progress.update(done)
-        files.append({"path": name, "kind": "warc", "documents": len(batch), "made_from": made_from})
+        files.append({"path": name, "kind": "warc", "documents": done - before, "made_from": made_from})
     raise AssertionError("the count has no end")
 
 
