@@ -9,9 +9,12 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
+
+_STAGE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,79}")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -22,6 +25,11 @@ class StageIdentity:
     version: int
     config: Mapping[str, Any]
     inputs: Mapping[str, str]
+
+    def __post_init__(self) -> None:
+        """Refuse a name that is no plain folder name: it becomes one in the store."""
+        if not _STAGE_NAME.fullmatch(self.stage):
+            raise ValueError(f"stage name {self.stage!r}: use letters, digits, '.', '_' and '-' only, at most 80")
 
     @property
     def fingerprint(self) -> str:

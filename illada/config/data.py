@@ -8,6 +8,8 @@ from pydantic import Field, model_validator
 
 from illada.config.base import Config
 
+SourceName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$")]  # becomes part of a folder's name
+
 
 class WebDocs(Config):
     """HTML documentation of a Debian-family system, downloaded (never installed) and archived as WARC.
@@ -17,7 +19,7 @@ class WebDocs(Config):
     """
 
     kind: Literal["web-docs"] = "web-docs"
-    name: str
+    name: SourceName
     packages: tuple[str, ...] = Field(min_length=1)
     pages: int = Field(gt=0)
     fallback_warc: str | None = None
@@ -28,7 +30,7 @@ class PythonCode(Config):
     """Python sources and docstrings of the installed environment."""
 
     kind: Literal["python-code"] = "python-code"
-    name: str
+    name: SourceName
     files: int = Field(gt=0)
     licence: str = "various"
 
@@ -37,7 +39,7 @@ class WarcFiles(Config):
     """WARC files (gzip or plain) by path or glob."""
 
     kind: Literal["warc"] = "warc"
-    name: str
+    name: SourceName
     paths: tuple[str, ...] = Field(min_length=1)
     licence: str = "unknown"
 
@@ -46,7 +48,7 @@ class TextFiles(Config):
     """Parquet, JSON-lines (plain, .gz, .zst) or folders saved by `datasets`, by path or glob, with one text column."""
 
     kind: Literal["parquet", "jsonl", "hf-dataset"]
-    name: str
+    name: SourceName
     paths: tuple[str, ...] = Field(min_length=1)
     text_column: str = "text"
     id_column: str | None = None

@@ -34,7 +34,7 @@ def parse_config(raw: Mapping[str, Any], kind: type[C], where: str = "configurat
     try:
         return kind.model_validate(dict(raw))
     except ValidationError as error:
-        lines = [_explain(item, kind) for item in error.errors()]
+        lines = [_explain(item, kind) for item in _causes(error)]
         raise ConfigError(f"{where}: " + "; ".join(lines)) from None
 
 
@@ -54,7 +54,7 @@ def _read(path: Path, seen: tuple[Path, ...]) -> dict[str, Any]:
     except UnicodeDecodeError:
         raise ConfigError(f"{path}: is not UTF-8 text; give the path of a YAML configuration") from None
     try:
-        raw = yaml.safe_load(text)
+        raw = yaml.load(text, _Loader)
     except yaml.YAMLError as error:
         raise ConfigError(f"{path}: is not YAML ({' '.join(str(error).split())})") from None
     if not isinstance(raw, dict):
@@ -63,6 +63,20 @@ def _read(path: Path, seen: tuple[Path, ...]) -> dict[str, Any]:
     if base is None:
         return raw
     return _merge(_read(path.parent / str(base), (*seen, path)), raw)
+
+
+class _Loader(yaml.SafeLoader):
+    """Refuses a key given twice, of which YAML would silently take the last."""
+
+    def compose_mapping_node(self, anchor: Any) -> yaml.MappingNode:
+        node = super().compose_mapping_node(anchor)
+        seen: set[tuple[str, str]] = set()
+        for key, _ in node.value:
+            if isinstance(key, yaml.ScalarNode):
+                if (key.tag, key.value) in seen:
+                    raise yaml.composer.ComposerError(None, None, f"{key.value!r} is given twice", key.start_mark)
+                seen.add((key.tag, key.value))
+        return node
 
 
 def _merge(base: dict[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
@@ -84,7 +98,21 @@ def _set(raw: dict[str, Any], override: str) -> None:
         if not isinstance(child, dict):
             raise ConfigError(f"override {override!r}: {parent} is not a section")
         node = child
-    node[last] = yaml.safe_load(text)
+    try:
+        node[last] = yaml.load(text, _Loader)
+    except yaml.YAMLError as error:
+        raise ConfigError(f"override {override!r}: the value is not YAML ({' '.join(str(error).split())})") from None
+
+
+def _causes(error: ValidationError) -> list[Mapping[str, Any]]:
+    """Without "too short" of a sequence whose items are what is wrong: pydantic counts the good ones."""
+    items: list[Mapping[str, Any]] = list(error.errors())
+    return [
+        item
+        for item in items
+        if item["type"] != "too_short"
+        or not any(other["loc"][:-1][: len(item["loc"])] == item["loc"] for other in items)
+    ]
 
 
 def _explain(item: Mapping[str, Any], kind: type[BaseModel]) -> str:

@@ -57,12 +57,14 @@ class Cluster:
         with self._lock:
             if self._started:
                 return
-            _initialise(self.placement)
-            self._started = True
             import ray
 
-            self._open.callback(ray.shutdown)
-            self._open.enter_context(Watchdog())
+            with contextlib.ExitStack() as opened:
+                opened.callback(ray.shutdown)
+                _initialise(self.placement)
+                opened.enter_context(Watchdog())
+                self._open = opened.pop_all()
+            self._started = True
 
 
 @contextlib.contextmanager
@@ -98,6 +100,22 @@ def _initialise(placement: Placement) -> None:
         _temp_dir=_short_temporary_folder(),
         **quiet,
     )
+    _check_capacity(placement, float(ray.cluster_resources().get("CPU", 0)))
+
+
+def _check_capacity(placement: Placement, cpus: float) -> None:
+    """A stage that asks for more than the embedded cluster has would wait for ever."""
+    data, pretrain, sft = placement.data, placement.pretrain, placement.sft
+    for needed, what in (
+        (data.workers * data.cpus_per_worker, "data.workers x cpus_per_worker"),
+        (pretrain.ranks * pretrain.cpus_per_rank, "pretrain: tensor x pipeline x data x cpus_per_rank"),
+        (sft.ranks * sft.cpus_per_rank, "sft: tensor x pipeline x data x cpus_per_rank"),
+    ):
+        if needed > cpus:
+            raise ConfigError(
+                f"placement.{what} = {needed:g} CPUs, the embedded Ray has {cpus:g}; "
+                "lower the one or raise the other (placement.ray_cpus)"
+            )
 
 
 def run_remote(

@@ -13,12 +13,12 @@ import pytest
 from ray import cloudpickle
 
 from illada.artifacts import NoProgress, Progress, StageInterrupted
-from illada.config import ConfigError, Placement
+from illada.config import ConfigError, DataPlacement, Placement, TrainPlacement
 from illada.durable import cluster as cluster_module
 from illada.durable.cluster import Cluster, connect, run_remote
 from illada.durable.engine import StageFailed, execute
 
-PLACEMENT = Placement(ray_cpus=1, object_store_mb=80)
+PLACEMENT = Placement(ray_cpus=1, object_store_mb=80, data=DataPlacement(workers=1))
 
 
 @pytest.fixture(scope="module")
@@ -164,6 +164,20 @@ def test_long_temporary_folder_is_not_used_for_sockets(monkeypatch: pytest.Monke
     folder = cluster_module._short_temporary_folder()
     assert folder is not None
     assert len(folder) < 40
+
+
+@pytest.mark.parametrize(
+    ("placement", "message"),
+    [
+        (Placement(data=DataPlacement(workers=3)), r"placement\.data\.workers x cpus_per_worker = 3 CPUs"),
+        (Placement(pretrain=TrainPlacement(tensor=2, pipeline=2)), r"placement\.pretrain: .* = 4 CPUs"),
+        (Placement(sft=TrainPlacement(data=3, cpus_per_rank=0.9)), r"placement\.sft: .* = 2\.7 CPUs"),
+    ],
+)
+def test_stage_that_could_never_start_is_refused(placement: Placement, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        cluster_module._check_capacity(placement, 2)
+    cluster_module._check_capacity(placement, 4)
 
 
 @pytest.mark.slow
