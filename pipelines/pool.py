@@ -16,10 +16,11 @@ import json
 import os
 import shutil
 import uuid
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, Self
 
 import ray
 from ray.actor import ActorHandle
@@ -64,17 +65,93 @@ class Worker(Protocol):
         """Work through `unit`, write files into the folder `output`, return JSON statistics."""
 
 
-@dataclass(slots=True)
-class _State:
-    """What is left, what is under way (tasks by their reference) and which actors there are."""
+class ActorPool:
+    """Up to `placement.workers` actors, each with one worker. A context manager: its end is the end of the actors.
 
-    pending: list[Unit]
-    done: dict[str, UnitResult]
-    starting: dict[ray.ObjectRef, ActorHandle] = field(default_factory=dict)
-    running: dict[ray.ObjectRef, tuple[ActorHandle, Unit]] = field(default_factory=dict)
-    idle: list[ActorHandle] = field(default_factory=list)
-    actors: list[ActorHandle] = field(default_factory=list)
-    losses: dict[str, int] = field(default_factory=dict)
+    Ray must be running. `factory` is pickled to the actors (a class, or functools.partial of one). Actors start when a
+    run first has something to do, and serve all further runs.
+    """
+
+    def __init__(self, factory: Callable[[], Worker], placement: DataPlacement) -> None:
+        assert ray.is_initialized(), "the caller starts Ray"
+        self._factory, self._placement = factory, placement
+        self._actors: list[ActorHandle] = []
+        self._idle: list[ActorHandle] = []
+        self._starting: dict[ray.ObjectRef, ActorHandle] = {}
+        self._running: dict[ray.ObjectRef, tuple[ActorHandle, Unit]] = {}
+        self._pending: list[Unit] = []
+        self._losses: Counter[str] = Counter()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for actor in self._actors:
+            ray.kill(actor)
+
+    def run(self, units: Sequence[Unit], work: Path, progress: Progress, measure: str) -> list[UnitResult]:
+        """Run `units`; results are in their order. `work` must be visible to every node.
+
+        `measure` names what the units' weights count, in the plural.
+
+        Raises:
+            ValueError, OSError: as raised by a worker, with a note that names the unit.
+            PoolError: any other error in a worker, or a unit whose actor died three times.
+            StageInterrupted: from `progress`; finished units stay finished.
+        """
+        assert len({unit.name for unit in units}) == len(units), "unit names must be unique"
+        done = {unit.name: result for unit in units if (result := _finished(unit, work)) is not None}
+        weights = {unit.name: unit.weight for unit in units}
+        self._pending = sorted((unit for unit in units if unit.name not in done), key=lambda unit: unit.weight)
+        progress.start(sum(weights.values()), measure)
+        while self._pending or self._running:
+            self._dispatch(work)
+            done.update((result.name, result) for result in self._collect(work))
+            progress.update(sum(weights[name] for name in done), units=f"{len(done)}/{len(units)}")
+        return [done[unit.name] for unit in units]
+
+    def _dispatch(self, work: Path) -> None:
+        """Keep as many actors as there is use for, and give units to idle ones.
+
+        Only an actor that has started gets a unit: one that waits for a free CPU must not hold any back.
+        """
+        while len(self._actors) < min(self._placement.workers, len(self._pending) + len(self._running)):
+            options = {"max_restarts": 0, "num_cpus": self._placement.cpus_per_worker}
+            actor = ray.remote(**options)(_Actor).remote()
+            self._actors.append(actor)
+            self._starting[actor.start.remote(self._factory)] = actor
+        while self._pending and self._idle:
+            unit, actor = self._pending.pop(), self._idle.pop()
+            self._running[actor.run.remote(unit, work)] = (actor, unit)
+
+    def _collect(self, work: Path) -> list[UnitResult]:
+        """Wait a moment for something to end, and note what did."""
+        results = []
+        ready, _ = ray.wait([*self._starting, *self._running], timeout=_POLL_SECONDS)
+        for reference in ready:
+            actor, unit = self._running.pop(reference, None) or (self._starting.pop(reference), None)
+            try:
+                marker = ray.get(reference)
+            except RayTaskError as error:
+                raise _unwrapped(error, unit) from None
+            except (RayActorError, OutOfMemoryError) as error:
+                self._lose(actor, unit, error)
+                continue
+            self._idle.append(actor)
+            if unit is not None:
+                results.append(_result(unit, work, marker))
+        return results
+
+    def _lose(self, actor: ActorHandle, unit: Unit | None, error: RayError) -> None:
+        """An actor died: forget it and put its unit back, unless that unit has cost several."""
+        ray.kill(actor)
+        self._actors.remove(actor)
+        name = unit.name if unit else "starting a worker"
+        self._losses[name] += 1
+        if self._losses[name] >= _LOSSES_PER_UNIT:
+            raise PoolError(f"{name}: its worker process died {self._losses[name]} times; the last time: {error}")
+        if unit:
+            self._pending.append(unit)
 
 
 def run_units(
@@ -85,39 +162,9 @@ def run_units(
     progress: Progress,
     measure: str,
 ) -> list[UnitResult]:
-    """Run `units` on up to `placement.workers` actors; results are in the order of `units`.
-
-    Ray must be running. `factory` is pickled to the actors (a class, or functools.partial of one). `work` must be
-    visible to every node. `measure` names what the units' weights count, in the plural.
-
-    Raises:
-        ValueError, OSError: as raised by a worker, with a note that names the unit.
-        PoolError: any other error in a worker, or a unit whose actor died three times.
-        StageInterrupted: from `progress`; finished units stay finished.
-    """
-    assert ray.is_initialized(), "the caller starts Ray"
-    assert len({unit.name for unit in units}) == len(units), "unit names must be unique"
-    done = {unit.name: result for unit in units if (result := _finished(unit, work)) is not None}
-    weights = {unit.name: unit.weight for unit in units}
-    pending = sorted((unit for unit in units if unit.name not in done), key=lambda unit: unit.weight)
-    state = _State(pending=pending, done=done)
-    progress.start(sum(weights.values()), measure)
-    try:
-        while state.pending or state.running:
-            wanted = min(placement.workers, len(state.pending) + len(state.running))
-            while len(state.actors) < wanted:
-                _start_actor(state, factory, placement)
-            # only an actor that has started gets a unit: one that waits for a free CPU must not hold any back
-            while state.pending and state.idle:
-                unit, actor = state.pending.pop(), state.idle.pop()
-                state.running[actor.run.remote(unit, work)] = (actor, unit)
-            _collect(state, work)
-            figures = {"units": f"{len(state.done)}/{len(units)}"}
-            progress.update(sum(weights[name] for name in state.done), **figures)
-    finally:
-        for actor in state.actors:
-            ray.kill(actor)
-    return [state.done[unit.name] for unit in units]
+    """Run `units` on an actor pool of their own; see `ActorPool.run`."""
+    with ActorPool(factory, placement) as pool:
+        return pool.run(units, work, progress, measure)
 
 
 class _Actor:
@@ -168,41 +215,6 @@ def _finished(unit: Unit, work: Path) -> UnitResult | None:
 
 def _result(unit: Unit, work: Path, marker: Mapping[str, Any]) -> UnitResult:
     return UnitResult(name=unit.name, folder=work / str(marker["folder"]), statistics=dict(marker["statistics"]))
-
-
-def _start_actor(state: _State, factory: Callable[[], Worker], placement: DataPlacement) -> None:
-    actor = ray.remote(max_restarts=0, num_cpus=placement.cpus_per_worker)(_Actor).remote()
-    state.actors.append(actor)
-    state.starting[actor.start.remote(factory)] = actor
-
-
-def _collect(state: _State, work: Path) -> None:
-    """Wait a moment for something to end, and note what did."""
-    ready, _ = ray.wait([*state.starting, *state.running], timeout=_POLL_SECONDS)
-    for reference in ready:
-        actor, unit = state.running.pop(reference, None) or (state.starting.pop(reference), None)
-        try:
-            marker = ray.get(reference)
-        except RayTaskError as error:
-            raise _unwrapped(error, unit) from None
-        except (RayActorError, OutOfMemoryError) as error:
-            _lose(state, actor, unit, error)
-            continue
-        state.idle.append(actor)
-        if unit is not None:
-            state.done[unit.name] = _result(unit, work, marker)
-
-
-def _lose(state: _State, actor: ActorHandle, unit: Unit | None, error: RayError) -> None:
-    """An actor died: forget it and put its unit back, unless that unit has killed several."""
-    ray.kill(actor)
-    state.actors.remove(actor)
-    name = unit.name if unit else "starting a worker"
-    state.losses[name] = state.losses.get(name, 0) + 1
-    if state.losses[name] >= _LOSSES_PER_UNIT:
-        raise PoolError(f"{name}: its worker process died {state.losses[name]} times; the last time: {error}") from None
-    if unit:
-        state.pending.append(unit)
 
 
 def _unwrapped(error: RayTaskError, unit: Unit | None) -> BaseException:

@@ -1,0 +1,103 @@
+"""MinHash signatures and near-duplicate clusters (Broder 1997; bands and rows as in Leskovec et al., ch. 3).
+
+Two documents are near-duplicates when all hashes of one band agree, which for similarity s over word shingles happens
+with probability 1 - (1 - s^rows)^bands. Signatures are those of datatrove's MinhashDedupSignature; the arithmetic here
+uses that 2^61 - 1 is a Mersenne prime, and clusters are found for all documents at once.
+"""
+
+from __future__ import annotations
+
+import unicodedata
+
+import numpy as np
+import numpy.typing as npt
+import xxhash
+from datatrove.pipeline.dedup.minhash import MinhashConfig, MinhashDedupSignature
+from datatrove.utils.text import TextNormConfig, simplify_text
+
+from illada.config import Deduplicate
+from pipelines.languages import CODE
+from pipelines.words import word_tokenizer
+
+UInts = npt.NDArray[np.uint64]
+Ints = npt.NDArray[np.int64]
+
+_PRIME = np.uint64((1 << 61) - 1)
+_SHIFT = np.uint64(61)
+_BLOCK = 512  # shingles at a time: their hashes stay in the processor's cache
+_PLAIN = TextNormConfig(norm_unicode_diacritics=False)
+
+
+class MinHasher:
+    """Signatures for one configuration."""
+
+    def __init__(self, config: Deduplicate) -> None:
+        self._ngram, self._shape = config.ngram, (config.bands, config.rows)
+        stock = MinhashDedupSignature(
+            output_folder="unused",
+            config=MinhashConfig(
+                n_grams=config.ngram, num_buckets=config.bands, hashes_per_bucket=config.rows, seed=config.seed
+            ),
+            language=word_tokenizer("en"),
+        )
+        self._a, self._b = (parameter.ravel() for parameter in stock.parameters)
+
+    def signature(self, text: str, language: str) -> UInts | None:
+        """Hashes [bands, rows] of `text`, None when it is shorter than a shingle. Code has the words English would."""
+        words = word_tokenizer("en" if language == CODE else language).word_tokenize(_simplify(text))
+        shingles = zip(*(words[start:] for start in range(self._ngram)), strict=False)
+        hashes = np.fromiter((xxhash.xxh64_intdigest(" ".join(words).encode()) for words in shingles), dtype=np.uint64)
+        if not len(hashes):
+            return None
+        lowest = np.full(self._a.size, np.iinfo(np.uint64).max, dtype=np.uint64)
+        for start in range(0, len(hashes), _BLOCK):
+            values = hashes[start : start + _BLOCK, None] * self._a + self._b
+            values = (values & _PRIME) + (values >> _SHIFT)
+            values = np.where(values >= _PRIME, values - _PRIME, values)
+            np.minimum(lowest, values.min(axis=0), out=lowest)
+        return lowest.reshape(self._shape)
+
+    def band_keys(self, signature: UInts) -> UInts:
+        """128 bits a band [bands, 2] that are equal where, for all that chance allows, the band's hashes are."""
+        digests = b"".join(xxhash.xxh3_128_digest(band.tobytes()) for band in signature)
+        return np.frombuffer(digests, dtype="<u8").reshape(-1, 2).astype(np.uint64)
+
+
+def first_of_each(keys: UInts) -> Ints:
+    """For every row of `keys` [n, 2] the index of the first row that equals it."""
+    order = np.lexsort((keys[:, 1], keys[:, 0]))
+    ordered = keys[order]
+    starts = np.ones(len(keys), dtype=bool)
+    starts[1:] = (ordered[1:] != ordered[:-1]).any(axis=1)
+    first = np.empty(len(keys), dtype=np.int64)
+    first[order] = order[starts][np.cumsum(starts) - 1]
+    return first
+
+
+def clusters(count: int, links: list[tuple[Ints, Ints]]) -> Ints:
+    """The least member of each node's connected component, for nodes 0 ... count - 1 linked pairwise.
+
+    All links at once: roots adopt the lowest root next to them until nothing changes (Shiloach and Vishkin, 1982).
+    """
+    parent = np.arange(count)
+    a = np.concatenate([link[0] for link in links]) if links else parent[:0]
+    b = np.concatenate([link[1] for link in links]) if links else parent[:0]
+    while True:
+        root_a, root_b = parent[a], parent[b]
+        if (root_a == root_b).all():
+            return parent
+        lower = np.minimum(root_a, root_b)
+        np.minimum.at(parent, root_a, lower)
+        np.minimum.at(parent, root_b, lower)
+        while (parent[parent] != parent).any():
+            parent = parent[parent]
+
+
+def _simplify(text: str) -> str:
+    """datatrove's normal form: lower case, digits as 0, no punctuation, single blanks, no diacritics."""
+    plain = simplify_text(text, _PLAIN)
+    if plain.isascii():
+        return plain
+    decomposed = unicodedata.normalize("NFD", plain)
+    marks = {ord(c): None for c in set(decomposed) if unicodedata.category(c) == "Mn"}
+    return decomposed.translate(marks).strip()
