@@ -109,9 +109,9 @@ class Lease:
                 time.sleep(0.5)  # the heartbeat ends the process when the outage outlasts the lease
 
     def should_stop(self) -> bool:
-        """Whether the run is asked to stop. Ends the process when the lease has run out meanwhile: cheap, ask often."""
+        """Whether the run is asked to stop. Checks a lease that has run out meanwhile, else free: ask often."""
         if time.monotonic() - self._renewed > self.ttl:
-            self._lost("it could not be renewed in time")
+            self.check()
         return self.stop.is_set()
 
     def _read(self) -> _Row:
@@ -147,7 +147,8 @@ class Lease:
         now = clock(self.engine)
         before = time.monotonic()
         with self.engine.begin() as connection:
-            update = self._mine(sa.update(leases)).where(leases.c.expires >= now).values(expires=now + self.ttl)
+            # Past its expiry too, if nobody has taken it meanwhile: a machine that slept goes on where it was.
+            update = self._mine(sa.update(leases)).values(expires=now + self.ttl)
             renewed = connection.execute(update).rowcount == 1
         if renewed:
             self._renewed = before
@@ -162,7 +163,7 @@ class Lease:
         while not self._closed.wait(min(_POLL_SECONDS, self.ttl / 5)):
             try:
                 if time.monotonic() - self._renewed > self.ttl / 3 and not self._renew():
-                    self._lost("another driver has taken it, or this process was suspended for too long")
+                    self._lost("another driver has taken it")
                 with self.engine.begin() as connection:
                     query = sa.select(leases.c.stop).where(leases.c.run_id == self.run_id)
                     if connection.execute(query).scalar_one():

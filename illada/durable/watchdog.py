@@ -9,7 +9,6 @@ from __future__ import annotations
 import os
 import sys
 import threading
-import time
 
 EXIT_RAY_LOST = 71
 
@@ -21,12 +20,11 @@ class Watchdog:
         self.every = every
         self.budget = budget
         self._closed = threading.Event()
-        self._heard = time.monotonic()
+        self._heard = threading.Event()
         self._why = "no answer"
 
     def __enter__(self) -> Watchdog:
         """Start watching."""
-        self._heard = time.monotonic()
         for target in (self._ask, self._judge):
             threading.Thread(target=target, name=f"ray-watchdog{target.__name__}", daemon=True).start()
         return self
@@ -47,13 +45,17 @@ class Watchdog:
             else:
                 self._why = "this driver's node is dead"
                 if alive:
-                    self._heard = time.monotonic()
+                    self._heard.set()
             self._closed.wait(self.every)
 
     def _judge(self) -> None:
+        silence = 0.0  # counted in own ticks: while this process sleeps, nobody can answer it
         while not self._closed.wait(self.every / 2):
-            silence = time.monotonic() - self._heard
-            if silence > self.budget and not self._closed.is_set():
+            silence += self.every / 2
+            if self._heard.is_set():
+                self._heard.clear()
+                silence = 0.0
+            elif silence > self.budget:
                 print(
                     f"illada: the Ray cluster has been gone for {silence:.0f} s ({self._why}); this driver ends now, "
                     "resume the run when the cluster is back",

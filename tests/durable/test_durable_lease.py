@@ -107,6 +107,14 @@ def test_lease_is_renewed_while_held(engine: sa.Engine) -> None:
         assert not lease.should_stop()
 
 
+def test_expired_lease_that_nobody_took_is_kept(engine: sa.Engine) -> None:
+    with Lease(engine, "demo", ttl=30) as lease:
+        set_row(engine, expires=1.0)
+        lease.check()
+        with engine.begin() as connection:
+            assert connection.execute(sa.select(leases.c.expires)).scalar_one() > time.time()
+
+
 @pytest.mark.parametrize("check", ["lease.check()", "time.sleep(20)"])
 def test_losing_the_lease_ends_the_process(engine: sa.Engine, check: str, tmp_path: Path) -> None:
     url = engine.url.render_as_string()
