@@ -180,6 +180,7 @@ class Store:
         for path in sorted(attempt.output.rglob("*")):
             sync(path)
             if path.is_file():
+                path.chmod(0o644)  # some writers make private files; others of the cluster read these
                 name = path.relative_to(attempt.output).as_posix()
                 files.append({"name": name, "bytes": path.stat().st_size, "sha256": sha256_file(path)})
         sync(attempt.output)

@@ -39,5 +39,5 @@ def run_config(run: Run) -> WorkflowConfig:
 
 
 def output_folder(config: WorkflowConfig) -> Path:
-    """Where a run's summary, report and release link go."""
-    return Path(config.placement.output).resolve()
+    """Where a run's summary, report and release go: a folder of the run's name in the placement's output."""
+    return Path(config.placement.output).resolve() / config.name

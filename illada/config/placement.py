@@ -34,7 +34,10 @@ class TrainPlacement(Config):
 
 
 class Placement(Config):
-    """Paths are relative to the working directory unless absolute. `ray_address` None starts an embedded Ray."""
+    """Paths are relative to the working directory unless absolute. `ray_address` None starts an embedded Ray.
+
+    A run's summary, report and release go to `output`, in a folder of the run's name.
+    """
 
     store: str = "out/store"
     output: str = "out"
