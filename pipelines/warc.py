@@ -23,7 +23,7 @@ from typing import Any, Self
 
 MAX_BLOCK = 32 * 2**20
 """Larger records are passed over unread: no page of text is that long."""
-_GZIP = b"\x1f\x8b\x08"
+_GZIP, _PLAIN = b"\x1f\x8b\x08", b"WARC/"
 _HEADER = re.compile(rb"WARC/[01]\.\d+\r\n[A-Za-z-]+:")
 
 
@@ -115,7 +115,7 @@ def _read(path: Path, data: mmap.mmap) -> Iterator[Page | Damage]:
             for current, record in _records(path, start):
                 size = record.content_length
                 page = _page(record)
-                if data[:2] != _GZIP[:2]:
+                if data[current : current + 5] == _PLAIN:
                     _check_end(data, current, size)
                 if gap:
                     yield gap
@@ -188,19 +188,17 @@ def _check_end(data: mmap.mmap, position: int, size: int) -> None:
     """
     end = data.find(b"\r\n\r\n", position) + 4 + size
     rest = data[end : end + 16]
-    if not rest.startswith(b"\r\n\r\n") and rest.lstrip(b"\r\n")[:5] not in (b"WARC/", b""):
+    if not rest.startswith(b"\r\n\r\n") and rest.lstrip(b"\r\n")[:5] not in (_PLAIN, b""):
         raise _Unreadable("it does not end where its length says")
 
 
 def _next_record(data: mmap.mmap, after: int) -> int | None:
-    """Where the first record that begins behind `after` begins: a gzip member, or text, that opens with a header."""
-    if data[:2] != _GZIP[:2]:
-        match = _HEADER.search(data, after + 1)
-        return match.start() if match else None
+    """Where the next record behind `after` begins: a gzip member, or else text, that opens with a WARC header."""
     position = data.find(_GZIP, after + 1)
     while position >= 0:
         with contextlib.suppress(zlib.error):
-            if zlib.decompressobj(31).decompress(data[position : position + 512], 5) == b"WARC/":
+            if zlib.decompressobj(31).decompress(data[position : position + 512], len(_PLAIN)) == _PLAIN:
                 return position
         position = data.find(_GZIP, position + 1)
-    return None
+    match = _HEADER.search(data, after + 1)
+    return match.start() if match else None

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import signal
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,12 +18,8 @@ from pipelines.pool import PoolError, Unit, run_units
 ONE, TWO = DataPlacement(workers=1, cpus_per_worker=0.5), DataPlacement(workers=2, cpus_per_worker=0.5)
 
 
-@pytest.fixture(scope="module", autouse=True)
-def cluster() -> Iterator[None]:
-    ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])  # workers cannot import a test module
-    ray.init(address="local", num_cpus=1, include_dashboard=False, object_store_memory=100 * 2**20)
-    yield
-    ray.shutdown()
+ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])  # workers cannot import a test module
+pytestmark = pytest.mark.usefixtures("cluster")
 
 
 class Recorder:

@@ -1,0 +1,155 @@
+"""A small Ray, pages of prose in two languages, and a way to run a stage builder on a store."""
+
+from __future__ import annotations
+
+import html
+import random
+from collections.abc import Callable, Iterator, Mapping
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from illada.artifacts import (
+    Artifact,
+    Attempt,
+    NoProgress,
+    StageIdentity,
+    StageInterrupted,
+    Store,
+    sha256_file,
+    write_json,
+)
+from pipelines.warc import WarcWriter
+
+SENTENCES = {
+    "en": """
+The library opens at nine in the morning and closes when the last reader has gone home.
+Nobody in the village remembered who had planted the old chestnut tree behind the school.
+She wrote her letters by hand, because she believed that ink makes people more honest.
+After the storm the fishermen went down to the harbour and counted their boats.
+The recipe asks for two onions, a little salt, and more patience than most cooks have.
+When the train stopped between two stations, the passengers began to talk to each other.
+He had promised to repair the clock, but the spring that he needed could not be found.
+In winter the road over the pass is closed, and the mail comes only twice a week.
+The children built a bridge of stones across the stream and were proud of it for days.
+A good map shows not only the roads but also the places where there is none.
+My grandmother kept the seeds of every summer in small paper bags with dates on them.
+The committee could not agree on a colour, so the fence has stayed grey until today.
+You can hear the sea from the upper windows if the wind comes from the west.
+It was the third time that the printer had lost the page with the answers on it.
+The gardener says that roses want to be left alone and that nobody believes him.
+They measured the field with a rope that had been wet and was now a foot too short.
+Before the market opens, the bakers carry their bread through the narrow streets.
+The doctor listened to the whole story and then asked about the neighbour's dog.
+An apprentice learns more from one broken tool than from a day of good advice.
+The lamp in the hall has been burning since the night the soldiers came back.
+We took the long way home, past the mill and the two ponds with the herons.
+The price of the house was not high, but the roof would cost as much again.
+Every spring the river carries a little of the lower meadow to the other bank.
+His report described the accident so politely that no one was to blame for it.
+""",
+    "fr": """
+La bibliothèque ouvre à neuf heures et ferme quand le dernier lecteur est rentré chez lui.
+Personne dans le village ne savait qui avait planté le vieux marronnier derrière l'école.
+Elle écrivait ses lettres à la main, car elle pensait que l'encre rend les gens plus honnêtes.
+Après la tempête, les pêcheurs sont descendus au port et ont compté leurs bateaux.
+La recette demande deux oignons, un peu de sel et plus de patience que la plupart des gens.
+Quand le train s'est arrêté entre deux gares, les voyageurs ont commencé à se parler.
+Il avait promis de réparer la pendule, mais le ressort dont il avait besoin était introuvable.
+En hiver la route du col est fermée et le courrier n'arrive que deux fois par semaine.
+Les enfants ont construit un pont de pierres sur le ruisseau et en étaient très fiers.
+Une bonne carte montre les routes, mais aussi les endroits où il n'y en a pas.
+Ma grand-mère gardait les graines de chaque été dans de petits sacs en papier.
+Le comité n'a pas pu choisir une couleur, et la clôture est restée grise jusqu'à ce jour.
+On entend la mer depuis les fenêtres du haut si le vent vient de l'ouest.
+Le jardinier dit que les roses veulent être laissées tranquilles et que personne ne le croit.
+Avant l'ouverture du marché, les boulangers portent leur pain dans les rues étroites.
+Le médecin a écouté toute l'histoire, puis il a demandé des nouvelles du chien du voisin.
+""",
+}
+
+
+def prose(language: str, seed: int, sentences: int = 12) -> list[str]:
+    """Paragraphs of three sentences, drawn by `seed`."""
+    drawn = random.Random(seed).sample(SENTENCES[language].strip().splitlines(), sentences)
+    return [" ".join(drawn[first : first + 3]) for first in range(0, sentences, 3)]
+
+
+def page(paragraphs: list[str], title: str) -> bytes:
+    """An HTML page with navigation around the text."""
+    body = "".join(f"<p>{html.escape(paragraph)}</p>\n" for paragraph in paragraphs)
+    return (
+        f"<!DOCTYPE html><html><head><meta charset='utf-8'><title>{title}</title></head><body>"
+        f"<nav><a href='/'>Home</a> <a href='/a'>About</a></nav><main><h1>{title}</h1>\n{body}</main></body></html>"
+    ).encode()
+
+
+def write_archive(path: Path, pages: Mapping[str, bytes]) -> Path:
+    """A WARC file of `pages` by address."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with WarcWriter(path, "test") as writer:
+        for url, payload in pages.items():
+            writer.write(url, payload, datetime(2024, 5, 1, tzinfo=UTC))
+    return path
+
+
+Build = Callable[[Attempt], dict[str, Any]]
+
+
+class Bench:
+    """Runs builders as the workflow would."""
+
+    def __init__(self, root: Path) -> None:
+        self.store = Store(root)
+
+    def run(self, stage: str, config: Mapping[str, Any], build: Build) -> Artifact:
+        """Build and publish."""
+        identity = StageIdentity(stage=stage, version=1, config=config, inputs={})
+        with self.store.attempt(identity) as attempt:
+            statistics = build(attempt)
+            return self.store.publish(attempt, statistics, {}, started=0.0)
+
+    def source(self, name: str, files: list[tuple[Path, str]], **more: Any) -> Artifact:
+        """An acquisition that lists `files` (path, kind) where they are."""
+        rows = [
+            {
+                "path": str(path),
+                "kind": kind,
+                "bytes": path.stat().st_size,
+                "sha256": sha256_file(path),
+                "made_from": [],
+            }
+            for path, kind in files
+        ]
+        inventory = {"source": name, "origin": "files", "licence": "test", "files": rows, **more}
+
+        def build(attempt: Attempt) -> dict[str, Any]:
+            write_json(attempt.output / "inventory.json", inventory)
+            return {}
+
+        return self.run(f"acquire-{name}", {"inventory": inventory}, build)
+
+
+class Interrupt(NoProgress):
+    """Asks to stop once something is done."""
+
+    def update(self, done: float, **figures: float | str) -> None:
+        if done > 0:
+            raise StageInterrupted
+
+
+@pytest.fixture
+def bench(tmp_path: Path) -> Bench:
+    return Bench(tmp_path / "store")
+
+
+@pytest.fixture(scope="package")
+def cluster() -> Iterator[None]:
+    """Two processors' worth of Ray."""
+    import ray
+
+    ray.init(address="local", num_cpus=2, include_dashboard=False, object_store_memory=100 * 2**20, log_to_driver=False)
+    yield
+    ray.shutdown()
