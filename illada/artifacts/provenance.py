@@ -5,13 +5,16 @@ from __future__ import annotations
 import functools
 import hashlib
 import platform
+import re
 import subprocess
 import sys
+from collections.abc import Sequence
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 _ROOT = Path(__file__).resolve().parents[2]
+_PASSWORD = re.compile(r"(://[^\s/:@]*:)[^\s/]*@")
 _PACKAGES = ("illada", "pipelines", "workflows")
 _VERSIONS = (
     "ray",
@@ -34,10 +37,15 @@ def code_provenance() -> dict[str, Any]:
         "code_sha256": _code_hash(),
         "git_commit": _git("rev-parse", "HEAD"),
         "git_dirty": bool(_git("status", "--porcelain", "--untracked-files=no", "--", *_PACKAGES)),
-        "argv": list(sys.argv),
+        "argv": redact(sys.argv),
         "python": platform.python_version(),
         "versions": {name: metadata.version(name) for name in _VERSIONS},
     }
+
+
+def redact(arguments: Sequence[str]) -> list[str]:
+    """The command line without passwords of URLs."""
+    return [_PASSWORD.sub(r"\1***@", argument) for argument in arguments]
 
 
 def _code_hash() -> str:

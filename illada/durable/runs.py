@@ -10,8 +10,10 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import sqlalchemy as sa
+from sqlalchemy.dialects import postgresql, sqlite
 
 from illada.artifacts import canonical_json, fingerprint
+from illada.artifacts.provenance import redact
 from illada.durable.database import runs
 
 _SHOWN_DIFFERENCES = 5
@@ -73,22 +75,20 @@ class RunRegistry:
             "identity": canonical_json(identity),
             "fingerprint": fingerprint(identity),
             "store": store,
-            "argv": json.dumps(list(argv)),
+            "argv": json.dumps(redact(argv)),
             "created": now,
             "updated": now,
             "status": "created",
             "generation": 1,
         }
+        insert = postgresql.insert if self.engine.dialect.name == "postgresql" else sqlite.insert
         with self.engine.begin() as connection:
-            row = connection.execute(sa.select(runs).where(runs.c.run_id == run_id)).one_or_none()
-            if row is None:
-                connection.execute(runs.insert().values(values))
-        if row is None:
-            return self.get(run_id)
+            connection.execute(insert(runs).values(values).on_conflict_do_nothing())
+            row = connection.execute(sa.select(runs).where(runs.c.run_id == run_id)).one()
         known = _run(row)
         if known.fingerprint != values["fingerprint"]:
             raise RunConflict(_conflict(known, identity, str(values["fingerprint"])))
-        return replace(known, config_yaml=config_yaml, store=store, argv=tuple(argv))
+        return replace(known, config_yaml=config_yaml, store=store, argv=tuple(redact(argv)))
 
     def get(self, run_id: str) -> Run:
         """The run of this id. Raises UnknownRun naming the nearest ids."""

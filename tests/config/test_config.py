@@ -86,7 +86,7 @@ def test_shipped_configurations_load_and_round_trip(path: Path, tmp_path: Path) 
     assert fingerprint(again.identity()) == fingerprint(config.identity())
 
 
-@settings(deadline=None, max_examples=40)
+@settings(deadline=None, max_examples=20)
 @given(
     peak=st.floats(min_value=1e-12, max_value=1e3),
     minimum=st.floats(min_value=0, max_value=1e-12),

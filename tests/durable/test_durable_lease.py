@@ -126,7 +126,7 @@ def test_losing_the_lease_ends_the_process(engine: sa.Engine, check: str, tmp_pa
         from illada.durable.lease import Lease
         engine = open_database({url!r})
         try:
-            with Lease(engine, "demo", ttl=1.5) as lease:
+            with Lease(engine, "demo", ttl=0.6) as lease:
                 with engine.begin() as connection:
                     connection.execute(sa.update(leases).values(holder="thief", epoch=2))
                 {check}
@@ -146,7 +146,7 @@ def test_unreachable_database_ends_the_process_before_the_lease_does(engine: sa.
         from illada.durable.database import open_database
         from illada.durable.lease import Lease
         engine = open_database({url!r})
-        with Lease(engine, "demo", ttl=1.5) as lease:
+        with Lease(engine, "demo", ttl=0.6) as lease:
             with engine.begin() as connection:
                 connection.exec_driver_sql("ALTER TABLE illada_leases RENAME TO gone")
             time.sleep(20)

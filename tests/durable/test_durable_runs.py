@@ -53,6 +53,22 @@ def test_conflict_lists_a_few_differences_only(engine: sa.Engine) -> None:
         registry.create("demo", "", {str(key): 1 for key in range(20)}, "store", [])
 
 
+def test_passwords_on_the_command_line_are_not_kept(engine: sa.Engine) -> None:
+    argv = [
+        "illada",
+        "run",
+        "--database",
+        "postgresql://me:s3cr3t:@x@db.example/illada",
+        "--ray=auto",
+        "a://b",
+        "x:y@z",
+    ]
+    registry = RunRegistry(engine)
+    for run in (registry.create("demo", "", IDENTITY, "store", argv), registry.get("demo")):
+        assert run.argv[3] == "postgresql://me:***@db.example/illada"
+        assert run.argv[:3] + run.argv[4:] == (*argv[:3], *argv[4:])
+
+
 def test_unknown_run_names_the_nearest(engine: sa.Engine) -> None:
     registry = RunRegistry(engine)
     with pytest.raises(UnknownRun, match="known runs: none"):
