@@ -2,8 +2,8 @@
 
 Ray Train v2 places the ranks, forms their process group and restarts the group when a rank dies; ranks then find the
 latest checkpoint themselves. `fit()` blocks and cannot be cancelled, so it runs in a thread; to stop, a file is written
-that every rank watches. A rank also ends itself when a newer driver has taken the stage over, so that no orphan of a
-lost driver goes on writing.
+that every rank watches: they agree to end after their current step, or end the hard way if that takes too long. The
+same happens when a newer driver has taken the stage over, so that no orphan of a lost driver goes on writing.
 
 This module is imported by every process involved, most of which need neither torch nor Megatron: imports stay local.
 """
@@ -11,11 +11,13 @@ This module is imported by every process involved, most of which need neither to
 from __future__ import annotations
 
 import errno
+import logging
 import os
 import sys
 import threading
 import time
 import uuid
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -24,6 +26,7 @@ from ray.exceptions import RayActorError
 from ray.train.v2.api.callback import UserCallback
 
 from illada.train.checkpoint import StaleDriverError, check_fence
+from illada.train.errors import RankError, RanksStoppedError
 from illada.train.events import append_event
 from illada.train.job import Job
 
@@ -35,16 +38,9 @@ _ENVIRONMENT = {
     "RAY_TRAIN_METRICS_ENABLED": "0",
     "RAY_CHDIR_TO_TRIAL_DIR": "0",
 }
-_STOP_SECONDS = 5.0
 _WATCH_SECONDS = 0.5
-
-
-class RankError(RuntimeError):
-    """A rank ended without an exception of ours: killed, out of memory, crashed, or cut off from the others."""
-
-
-class _StoppedError(RuntimeError):
-    """The driver asked the ranks to stop."""
+_GRACE_SECONDS = 3.0
+_STOP_SECONDS = 8.0
 
 
 class Ranks:
@@ -132,8 +128,10 @@ class _Failures(UserCallback):
     def after_exception(self, run_context: Any, worker_exceptions: dict[int, Exception]) -> None:
         """Called once for each failure of the group; raising ends the run."""
         if self._stop_file.exists():
-            raise _StoppedError
+            raise RanksStoppedError
         error = describe(worker_exceptions, self._work)
+        if isinstance(error, StaleDriverError):
+            raise error  # the work folder is another driver's now
         if not isinstance(error, RankError):
             append_event(self._work, "failed", reason=f"{type(error).__name__}: {error}")
             raise error
@@ -154,7 +152,8 @@ def describe(failures: Mapping[int, Exception], work: Path) -> Exception:
 
     rank, error = min(failures.items(), key=order)
     if _process_died(error):
-        return RankError(f"rank {rank} died ({_cause(error)}){_last_words(work, rank)}")
+        reason = f"killed, out of memory or crashed ({_cause(error)})"
+        return RankError(f"rank {rank} died: {reason}{_last_words(work, rank)}")
     full = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
     if isinstance(error, RuntimeError | OSError) and not full:
         return RankError(f"rank {rank}: {type(error).__name__}: {error}")
@@ -171,7 +170,7 @@ def _lost_peer(error: Exception) -> bool:
 
 def _cause(error: Exception) -> str:
     text = " ".join(str(getattr(error, "health_check_failure", error)).split())
-    return text.partition("Worker exit detail: ")[2] or text
+    return (text.partition("Worker exit detail: ")[2] or text).partition(" Some common causes")[0]
 
 
 def _last_words(work: Path, rank: int) -> str:
@@ -184,26 +183,31 @@ def _last_words(work: Path, rank: int) -> str:
 def rank_main(config: dict[str, Any]) -> None:
     """What every rank runs, in a thread of its process, once Ray Train has formed the process group."""
     job, stop_file = Job.from_json(config["job"]), Path(config["stop_file"])
-    threading.Thread(target=_watch, args=(job, stop_file), daemon=True).start()
+    stop = threading.Event()
+    threading.Thread(target=_watch, args=(job, stop_file, stop), daemon=True).start()
     import torch.distributed as dist
 
     _log_to(_log_path(job.work, dist.get_rank()))
+    warnings.simplefilter("ignore")  # deprecations inside Megatron and torch; the log is for what explains a crash
+    logging.getLogger("megatron").setLevel(logging.WARNING)
     from illada.train.process import prepare
 
     prepare()
     from illada.train.loop import run
 
-    run(job)
+    run(job, stop)
 
 
-def _watch(job: Job, stop_file: Path) -> None:
-    """Ends this process when it should no longer run; it may be waiting in a collective, so from outside of it."""
+def _watch(job: Job, stop_file: Path, stop: threading.Event) -> None:
+    """Tells the loop when it should end, and ends the process if it does not: it may wait for a rank that is gone."""
     while not stop_file.exists():
         try:
             check_fence(job.work, job.epoch)
         except StaleDriverError:
             break
         time.sleep(_WATCH_SECONDS)
+    stop.set()
+    time.sleep(_GRACE_SECONDS)
     os._exit(1)
 
 

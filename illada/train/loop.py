@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import gc
 import math
+import threading
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -26,6 +27,7 @@ from illada.diffusion.masked import corrupt, weighted_loss
 from illada.model.megatron import build_module
 from illada.model.weights import initial_tensor, load_hf_weights
 from illada.train import checkpoint, state
+from illada.train.errors import DivergedError, RanksStoppedError
 from illada.train.events import append_event
 from illada.train.job import Job
 from illada.train.metrics import SUMS, MetricsLog, add_micro_batch, step_row
@@ -37,14 +39,15 @@ METRICS = "metrics.jsonl"
 MOST_SKIPS = 5
 
 
-class DivergedError(ValueError):
-    """Several steps in a row had a loss or gradient that is not finite."""
-
-
-def run(job: Job) -> None:
+def run(job: Job, stop: threading.Event | None = None) -> None:
     """Train from the latest checkpoint to the end of the stage; torch.distributed is initialised, all ranks call this.
 
+    Args:
+        job: the stage.
+        stop: set in any rank, it ends all of them after the step they are at.
+
     Raises:
+        RanksStoppedError: `stop` was set.
         DivergedError: `MOST_SKIPS` steps in a row could not be used.
         StaleDriverError: on rank 0, another driver has taken the stage over.
         ValueError: data, checkpoint and configuration do not fit together.
@@ -66,7 +69,8 @@ def run(job: Job) -> None:
         loader.check(found.manifest["loader"])
         state.load(found.path, module, wrapped.optimizer)
         skips = int(found.manifest["skips"])
-    stepper = _Stepper(job=job, loader=loader, wrapped=wrapped, total_steps=total_steps)
+    stop = stop or threading.Event()
+    stepper = _Stepper(job=job, loader=loader, wrapped=wrapped, total_steps=total_steps, stop=stop)
     first = dist.get_rank() == 0
     log = MetricsLog(job.work / METRICS, found.step) if first else None
     if first:
@@ -145,6 +149,7 @@ class _Stepper:
     loader: Loader
     wrapped: Wrapped
     total_steps: int
+    stop: threading.Event
 
     def step(self, step: int) -> dict[str, Any]:
         """Make the update after `step` completed ones, or skip it; returns its metrics row, the same on all ranks."""
@@ -157,7 +162,10 @@ class _Stepper:
         self.wrapped.set_rates(lr, training.optimizer.weight_decay)
         self.wrapped.ddp.zero_grad_buffer()
         optimizer.zero_grad()
-        sums = self._gradients(batch).tolist()
+        *sums, stopping = self._gradients(batch).tolist()
+        if stopping:
+            checkpoint.check_fence(self.job.work, self.job.epoch)
+            raise RanksStoppedError(f"asked to stop at step {step}")
         optimizer.prepare_grads()
         norm = float(optimizer.clip_grad_norm(training.optimizer.clip))
         if math.isfinite(sums[0]) and math.isfinite(norm):
@@ -173,9 +181,13 @@ class _Stepper:
         )
 
     def _gradients(self, batch: Batch) -> Tensor:
-        """Accumulate and reduce the gradients of this rank's rows; returns the step's sums over all ranks."""
+        """Accumulate and reduce the gradients of this rank's rows.
+
+        Returns:
+            float64 [SUMS + 1]: the step's sums over all ranks, and the number of ranks that were asked to stop.
+        """
         size = self.job.placement.micro_batch
-        sums = torch.zeros(SUMS, dtype=torch.float64, device=device())
+        sums = torch.zeros(SUMS + 1, dtype=torch.float64, device=device())
         counted = parallel_state.get_tensor_model_parallel_rank() == 0
 
         def forward(micro_batches: Iterator[_MicroBatch], model: torch.nn.Module) -> tuple[Tensor, Any]:
@@ -200,6 +212,7 @@ class _Stepper:
             decoder_seq_length=batch.tokens.shape[1],
             forward_only=False,
         )
+        sums[SUMS] = float(self.stop.is_set())
         dist.all_reduce(sums)
         return sums
 

@@ -35,10 +35,10 @@ _TAIL_BYTES = 1 << 14
 
 
 def add_micro_batch(sums: Tensor, cross_entropy: Tensor, weight: Tensor, level: Tensor, tokens: int) -> None:
-    """Add one micro-batch to `sums`, float64 [SUMS]: summable over ranks, and read by `step_row`.
+    """Add one micro-batch to `sums`, float64 [SUMS or more]: summable over ranks, and read by `step_row`.
 
     Args:
-        sums: changed in place.
+        sums: changed in place; what follows the first SUMS elements is left alone.
         cross_entropy: float32 [n] nats of the masked positions.
         weight: float32 [n], 1 / q of each.
         level: float32 [n], the noise level t of each.
@@ -50,7 +50,7 @@ def add_micro_batch(sums: Tensor, cross_entropy: Tensor, weight: Tensor, level: 
     sums[1] += nats.numel()
     sums[2] += tokens
     sums[3 : 3 + NOISE_BUCKETS].index_add_(0, bucket, nats)
-    sums[3 + NOISE_BUCKETS :].index_add_(0, bucket, nats.new_ones(()).expand_as(nats))
+    sums[3 + NOISE_BUCKETS : SUMS].index_add_(0, bucket, nats.new_ones(()).expand_as(nats))
 
 
 def step_row(
@@ -76,12 +76,17 @@ def step_row(
     return row
 
 
+def drop_rows(path: Path, step: int) -> None:
+    """Keep the rows of steps up to `step` only: later ones are undone and will be made again."""
+    kept = [row for row in read_rows(path) if row["step"] <= step]
+    write_text(path, "".join(_line(row) for row in kept))
+
+
 class MetricsLog:
-    """Appends rows to `path`; opened at a step, it first drops the rows of later steps and a torn last line."""
+    """Appends rows to `path`, from which those of steps after `step` are dropped first, and a torn last line."""
 
     def __init__(self, path: Path, step: int) -> None:
-        kept = [row for row in read_rows(path) if row["step"] <= step]
-        write_text(path, "".join(_line(row) for row in kept))
+        drop_rows(path, step)
         self._file = path.open("a", encoding="utf-8")
 
     def append(self, row: Mapping[str, Any]) -> None:

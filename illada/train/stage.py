@@ -17,7 +17,7 @@ from illada.model.arithmetic import parameters
 from illada.train import checkpoint
 from illada.train.events import EVENTS
 from illada.train.job import Job
-from illada.train.metrics import last_row, read_rows
+from illada.train.metrics import drop_rows, last_row, read_rows
 
 TRAIN_VERSION = 1
 METRICS = "metrics.jsonl"
@@ -76,8 +76,10 @@ def train(
         checkpoint.require_model(job.initial, model)
     checkpoint.claim(job.work, job.epoch)
     progress.start(total_steps, "steps")
-    if checkpoint.find(job.work, job.epoch).step < total_steps:
-        _run_ranks(job, progress)
+    found = checkpoint.find(job.work, job.epoch)
+    if found.step < total_steps:
+        drop_rows(job.work / METRICS, found.step)
+        _run_ranks(job, found.step, progress)
     final = checkpoint.find(job.work, job.epoch)
     assert final.path is not None and final.step == total_steps, "the ranks ended without their last checkpoint"
     _publish(attempt, final)
@@ -100,23 +102,32 @@ def train(
     }
 
 
-def _run_ranks(job: Job, progress: Progress) -> None:
+def _run_ranks(job: Job, done: int, progress: Progress) -> None:
     from illada.train.launch import Ranks  # ray.train takes half a second to import
 
     ranks = Ranks(job)
+    state = _starting(job)
     try:
         ended = False
         while not ended:
             ended = ranks.wait(_POLL_SECONDS)
             row = last_row(job.work / METRICS)
-            if row is None:
-                progress.update(0, state="starting ranks")
+            if row is None or row["step"] == done:
+                progress.update(done, state=state)
             elif row.get("skipped"):
                 progress.update(row["step"], lr=row["lr"])
             else:
                 progress.update(row["step"], **{name: row[name] for name in ("loss", "lr", "tokens_per_second")})
     finally:
         ranks.stop()
+
+
+def _starting(job: Job) -> str:
+    """What ranks do before their first step: on a cluster too small, they wait for it to grow."""
+    import ray
+
+    needed, there = job.placement.ranks * job.placement.cpus_per_rank, ray.cluster_resources().get("CPU", 0)
+    return "starting ranks" if needed <= there else f"waiting for {needed:g} CPUs, the cluster has {there:g}"
 
 
 def _publish(attempt: Attempt, final: checkpoint.Latest) -> None:

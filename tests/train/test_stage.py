@@ -1,0 +1,181 @@
+"""The whole stage under Ray Train: published files, interruption, failing and killed ranks, a killed driver."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+import ray
+from train_helpers import MODEL, TRAINING, new_attempt, placement, run_stage, trace, write_shards
+from train_ranks import job, on_ranks
+
+from illada.artifacts import NoProgress, StageInterrupted
+from illada.config import ConfigError, Schedule
+from illada.train.checkpoint import FOLDER, published, verify
+from illada.train.errors import DivergedError
+from illada.train.export import export_weights
+from illada.train.stage import train
+
+
+@pytest.fixture(scope="module", autouse=True)
+def cluster() -> Iterator[None]:
+    ray.init(address="local", include_dashboard=False, num_cpus=4, object_store_memory=100 * 2**20, log_to_driver=False)
+    yield
+    ray.shutdown()
+
+
+@pytest.fixture(scope="module")
+def shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_shards(tmp_path_factory.mktemp("data") / "shards")
+
+
+@pytest.fixture(scope="module")
+def reference(shards: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The work folder of an undisturbed run on two ranks, without Ray."""
+    work = tmp_path_factory.mktemp("reference")
+    on_ranks(job(work, shards, placement(2)))
+    return work
+
+
+class Watching:
+    """Progress that calls `act` at the first update past `step`."""
+
+    def __init__(self, step: int, act: Callable[[], None]) -> None:
+        self.step, self.act, self.acted = step, act, False
+        self.total: float | None = None
+        self.seen: list[float] = []
+
+    def start(self, total: float | None, unit: str) -> None:
+        self.total = total
+
+    def update(self, done: float, **figures: float | str) -> None:
+        self.seen.append(done)
+        if done >= self.step and not self.acted:
+            self.acted = True
+            self.act()
+
+
+def rank_processes(work: Path) -> dict[int, psutil.Process]:
+    """Training processes of this work folder by rank: those whose output goes to a rank's log there."""
+    found = {}
+    for process in psutil.process_iter():
+        try:
+            output = Path(f"/proc/{process.pid}/fd/1").readlink()
+        except OSError:
+            continue
+        if output.parent == work / "logs":
+            found[int(output.stem.removeprefix("rank-"))] = process
+    return found
+
+
+def events(folder: Path, kind: str) -> list[dict[str, Any]]:
+    rows = [json.loads(line) for line in (folder / "events.jsonl").read_text().splitlines()]
+    return [row for row in rows if row["event"] == kind]
+
+
+def assert_as_undisturbed(output: Path, reference: Path) -> None:
+    assert trace(output / "metrics.jsonl") == trace(reference / "metrics.jsonl")
+    manifest = verify(output / "checkpoint")
+    assert manifest["files"] == verify(published(reference / FOLDER)[-1])["files"]
+
+
+def interrupt() -> None:
+    raise StageInterrupted
+
+
+def test_trained_and_published(reference: Path, shards: Path, tmp_path: Path) -> None:
+    progress = Watching(99, lambda: None)
+    output, statistics = run_stage(tmp_path, shards, placement(2), progress=progress)
+    assert_as_undisturbed(output, reference)
+    assert "epoch" not in verify(output / "checkpoint")
+    assert (progress.total, progress.seen[-1]) == (20, 20)
+    assert (statistics["steps"], statistics["tokens"], statistics["checkpoints"]) == (20, 20 * 8 * 32, [10, 20])
+    assert statistics["restarts"] == statistics["skipped"] == 0
+    weights = export_weights(output / "checkpoint", MODEL)
+    assert statistics["parameters"] == sum(tensor.numel() for tensor in weights.values())
+    # trained but not published: no rank starts, the same files come out
+    again, _ = run_stage(tmp_path, shards, placement(2), name="b")
+    assert len(events(tmp_path / "work", "start")) == 1
+    assert_as_undisturbed(again, reference)
+
+
+@pytest.mark.slow
+def test_interrupted_and_resumed(reference: Path, shards: Path, tmp_path: Path) -> None:
+    with pytest.raises(StageInterrupted):
+        run_stage(tmp_path, shards, placement(2), progress=Watching(11, interrupt))
+    assert not rank_processes(tmp_path / "work")
+    deadline = time.monotonic() + 30
+    while ray.available_resources().get("CPU") != 4:  # nothing stays reserved
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+    output, statistics = run_stage(tmp_path, shards, placement(2), name="b")
+    assert events(output, "start")[-1]["resumed_from"] == "step-00000010"
+    assert statistics["restarts"] == 0
+    assert_as_undisturbed(output, reference)
+
+
+@pytest.mark.slow
+def test_an_error_in_a_rank_comes_out_as_itself(shards: Path, tmp_path: Path) -> None:
+    mad = Schedule(peak=1e30, minimum=0, warmup_steps=0, decay="linear", decay_fraction=0)
+    with pytest.raises(DivergedError, match="not finite for 5 steps in a row"):
+        run_stage(tmp_path, shards, placement(), training=TRAINING.model_copy(update={"schedule": mad}))
+    assert len(events(tmp_path / "work", "start")) == 1  # it was not tried again
+    (event,) = events(tmp_path / "work", "failed")
+    assert "DivergedError" in event["reason"]
+
+
+def test_what_cannot_work_is_refused_before_ranks_start(shards: Path, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="multiple of data x micro_batch"):
+        run_stage(tmp_path / "a", shards, placement(micro_batch=3))
+    small = write_shards(tmp_path / "small", documents=2)
+    with pytest.raises(ValueError, match="a batch needs 8 windows"):
+        run_stage(tmp_path / "b", small, placement())
+
+
+@pytest.mark.faults
+def test_a_killed_rank_restarts_the_group(reference: Path, shards: Path, tmp_path: Path) -> None:
+    work = tmp_path / "work"
+    output, statistics = run_stage(
+        tmp_path, shards, placement(2), progress=Watching(12, lambda: rank_processes(work)[1].kill())
+    )
+    assert statistics["restarts"] == 1
+    (event,) = events(output, "restart")
+    assert "rank 1 died" in event["reason"]
+    assert [row.get("resumed_from") for row in events(output, "start")] == [None, "step-00000010"]
+    assert_as_undisturbed(output, reference)
+
+
+@pytest.mark.faults
+def test_ranks_of_a_killed_driver_die_and_the_next_one_goes_on(reference: Path, shards: Path, tmp_path: Path) -> None:
+    driver = subprocess.Popen([sys.executable, __file__, str(tmp_path), str(shards)], cwd=Path(__file__).parent)
+    metrics = tmp_path / "work" / "metrics.jsonl"
+    while not (metrics.exists() and metrics.read_text().count("\n") > 11):
+        assert driver.poll() is None
+        time.sleep(0.05)
+    ranks = list(rank_processes(tmp_path / "work").values())
+    assert len(ranks) == 2
+    os.kill(driver.pid, signal.SIGKILL)
+    driver.wait()
+    _, alive = psutil.wait_procs(ranks, timeout=30)
+    assert not alive
+    output, _ = run_stage(tmp_path, shards, placement(2), name="b", epoch=1)
+    assert_as_undisturbed(output, reference)
+
+
+def _drive(root: Path, shards: Path) -> None:
+    """A driver with an embedded Ray of its own, to be killed."""
+    ray.init(address="local", include_dashboard=False, num_cpus=2, object_store_memory=100 * 2**20)
+    train(TRAINING, MODEL, shards, None, new_attempt(root), placement(2), NoProgress())
+
+
+if __name__ == "__main__":
+    _drive(Path(sys.argv[1]), Path(sys.argv[2]))
