@@ -12,11 +12,13 @@ import functools
 import re
 import sys
 from collections.abc import Iterator
+from typing import Any
 
 from datatrove.utils.word_tokenizers import SpaCyTokenizer, WordTokenizer, load_word_tokenizer
 
 _CHUNK = re.compile(r"\S+")
 _REMEMBERED = 200_000
+_BREAKS_SPACY = "IS_ALPHA"  # spaCy raises on it, though not the first time; datatrove leaves it out when it does
 
 # Where sentences begin in a chunk, and whether it closes with an end mark: [1] if the text before it did, [0] if not.
 _Sentences = tuple[tuple[tuple[int, ...], bool], tuple[tuple[int, ...], bool]]
@@ -34,19 +36,19 @@ def word_tokenizer(language: str) -> WordTokenizer:
         return stock
     from spacy.tokenizer import Tokenizer
 
-    return ChunkTokenizer(stock) if type(stock.tokenizer.tokenizer) is Tokenizer else stock
+    own = SpaCyTokenizer(stock.language, stock.config)  # `stock` loads only if it is needed
+    return ChunkTokenizer(own.tokenizer, stock) if type(own.tokenizer.tokenizer) is Tokenizer else stock
 
 
 class ChunkTokenizer(WordTokenizer):
-    """A spaCy tokenizer that remembers what it made of each chunk between white space."""
+    """Remembers what a spaCy pipeline, which it owns, made of each chunk; `stock` takes the texts that need more."""
 
-    def __init__(self, stock: SpaCyTokenizer) -> None:
+    def __init__(self, nlp: Any, stock: SpaCyTokenizer) -> None:
         super().__init__(stock.language)
         import ahocorasick
         from spacy.attrs import IS_PUNCT
 
-        self._stock, self._nlp = stock, stock.tokenizer
-        self._spacy = self._nlp.tokenizer
+        self._nlp, self._spacy, self._stock = nlp, nlp.tokenizer, stock
         self._marks = self._nlp.get_pipe("sentencizer").punct_chars
         # the only property of words that sentences depend on; spaCy would work out twenty for each new word
         self._is_punctuation = self._nlp.vocab.lex_attr_getters[IS_PUNCT]
@@ -57,11 +59,12 @@ class ChunkTokenizer(WordTokenizer):
         for phrase in self._spacy.rules:
             if len(phrase.split()) > 1:
                 self._whole.add_word(phrase, phrase)
-        self._whole.add_word("IS_ALPHA", "IS_ALPHA")  # spaCy fails on it, and datatrove's class knows what to do
-        self._whole.make_automaton()
+        if len(self._whole):
+            self._whole.make_automaton()
 
     def word_tokenize(self, text: str) -> list[str]:
         """Tokens of `text` without white space."""
+        text = text.replace(_BREAKS_SPACY, "")
         if self._needs_whole(text):
             return list(self._stock.word_tokenize(text))
         chunks = text.split()
@@ -71,10 +74,14 @@ class ChunkTokenizer(WordTokenizer):
 
     def sent_tokenize(self, text: str) -> list[str]:
         """Sentences of `text`, stripped; empty ones left out."""
+        text = text.replace(_BREAKS_SPACY, "")
+        if self._needs_whole(text):
+            return list(self._stock.sent_tokenize(text))
         return [sentence for first, last in self.span_tokenize(text) if (sentence := text[first:last].strip())]
 
     def span_tokenize(self, text: str) -> list[tuple[int, int]]:
         """Where each sentence of `text` begins and ends, in characters."""
+        text = text.replace(_BREAKS_SPACY, "")
         if self._needs_whole(text):
             return list(self._stock.span_tokenize(text))
         self._learn(text.split())
@@ -106,7 +113,7 @@ class ChunkTokenizer(WordTokenizer):
             yield begin, end
 
     def _needs_whole(self, text: str) -> bool:
-        return next(self._whole.iter(text), None) is not None
+        return len(self._whole) > 0 and next(self._whole.iter(text), None) is not None
 
     def _learn(self, chunks: list[str]) -> None:
         if len(self._words) > _REMEMBERED:

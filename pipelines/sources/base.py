@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import itertools
+import os
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from datetime import datetime
@@ -54,4 +55,4 @@ def archive_pages(
 
 def by_hash(names: Iterable[str]) -> list[str]:
     """`names` in an order that is arbitrary but the same everywhere: that of their sha256."""
-    return sorted(names, key=lambda name: hashlib.sha256(name.encode()).digest())
+    return sorted(names, key=lambda name: hashlib.sha256(os.fsencode(name)).digest())

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import itertools
 import os
+import re
 import shutil
 import subprocess
 import time
@@ -22,7 +23,8 @@ from pipelines.sources.base import SourceUnavailable, WebPage, by_hash
 
 HOST = "https://docs.debian-packages.invalid"
 MAX_PAGE = 4 * 2**20
-_SUFFIXES = (".html", ".htm", ".xhtml")
+# translations are often named like index.html.fr, index.html.zh-cn.utf8 or index.html.ru.koi8-r
+_PAGE = re.compile(r"\.(x?html|htm)(\.(?!gz|xz|js)[a-z]{2}([_-][a-z]{2,4})?(\.[a-z0-9-]+)?)?$", re.IGNORECASE)
 _TIMEOUT = 300.0
 _NETWORK = ("-o", "Acquire::Retries=2", "-o", "Acquire::http::Timeout=20", "-o", "Acquire::https::Timeout=20")
 
@@ -84,7 +86,7 @@ def choose_pages(packages: Sequence[Package], count: int, work: Path, progress: 
         for package_name, folder, name in chosen:
             path = folder / name
             yield WebPage(
-                url=f"{HOST}/{package_name}/{quote(name)}",
+                url=f"{HOST}/{package_name}/{quote(os.fsencode(name))}",
                 date=datetime.fromtimestamp(int(path.stat().st_mtime), UTC),
                 read=path.read_bytes,
             )
@@ -93,12 +95,10 @@ def choose_pages(packages: Sequence[Package], count: int, work: Path, progress: 
 
 
 def _page_names(folder: Path) -> Iterator[str]:
-    """HTML files by relative path; translations are often named like `index.html.fr` or `index.html.ru.koi8-r`."""
+    """Pages of text by relative path; links to them are left out."""
     for directory, _, names in os.walk(folder):
-        for name in names:
-            path = Path(directory, name)
-            is_page = any(suffix in _SUFFIXES for suffix in path.suffixes) and path.suffix not in (".gz", ".xz")
-            if is_page and not path.is_symlink() and 0 < path.stat().st_size <= MAX_PAGE:
+        for path in (Path(directory, name) for name in names if _PAGE.search(name)):
+            if not path.is_symlink() and 0 < path.stat().st_size <= MAX_PAGE:
                 yield path.relative_to(folder).as_posix()
 
 

@@ -1,0 +1,125 @@
+"""Signatures against datatrove's, clusters against union-find, and both against what near-duplicates are."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import xxhash
+from conftest import SENTENCES, prose
+from datatrove.pipeline.dedup.minhash import MinhashConfig, MinhashDedupSignature
+from datatrove.pipeline.formatters import PIIFormatter
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from illada.config import Deduplicate
+from pipelines.minhash import MinHasher, clusters, first_of_each
+from pipelines.pii import format_pii
+
+TEXTS = [
+    *("\n".join(prose("en", seed)) for seed in range(5)),
+    "Ünïcödé — CAFÉ n° 3,14 and 1.000.000; 漢字 ١٢٣ e\u0301 \u0300x  …  (brackets) [1] don't\tstop",
+    "def f(x):\n    return {'a': x[0], \"b\": 0x1F}  # comment",
+    "five words are one shingle",
+    "word " * 3000,
+]
+
+
+@pytest.mark.parametrize("shape", [(5, 14, 8, 1), (2, 3, 4, 7), (13, 20, 1, 1)])
+@pytest.mark.parametrize("language", ["en", "fr"])
+def test_signatures_are_datatroves(shape: tuple[int, int, int, int], language: str) -> None:
+    ngram, bands, rows, seed = shape
+    ours = MinHasher(Deduplicate(ngram=ngram, bands=bands, rows=rows, seed=seed))
+    theirs = MinhashDedupSignature(
+        "unused", MinhashConfig(n_grams=ngram, num_buckets=bands, hashes_per_bucket=rows, seed=seed), language=language
+    )
+    theirs._hash_func = lambda text: xxhash.xxh64_intdigest(text.encode())  # xxhash 4 takes bytes only
+    for text in [*TEXTS, "\n".join(prose(language, 3))]:
+        shingles = theirs.get_shingles(text)
+        signature = ours.signature(text, language)
+        if not shingles.size:
+            assert signature is None
+        else:
+            assert signature is not None
+            assert signature.tolist() == theirs.get_signature(shingles)
+
+
+def test_too_short_for_a_shingle() -> None:
+    hasher = MinHasher(Deduplicate())
+    assert hasher.signature("", "en") is None
+    assert hasher.signature("one two three four", "en") is None
+    assert hasher.signature("one two three four five", "en") is not None
+
+
+def test_band_keys_are_equal_where_bands_are() -> None:
+    hasher = MinHasher(Deduplicate(bands=3, rows=2))
+    a = np.arange(6, dtype=np.uint64).reshape(3, 2)
+    b = a.copy()
+    b[1, 1] += 1
+    equal = (hasher.band_keys(a) == hasher.band_keys(b)).all(axis=1)
+    assert equal.tolist() == [True, False, True]
+
+
+@given(st.lists(st.tuples(st.integers(0, 3), st.integers(0, 3))))
+def test_first_of_each_row(rows: list[tuple[int, int]]) -> None:
+    keys = np.array(rows, dtype=np.uint64).reshape(-1, 2)
+    assert first_of_each(keys).tolist() == [rows.index(row) for row in rows]
+
+
+@settings(max_examples=200)
+@given(st.integers(1, 30), st.lists(st.tuples(st.integers(0, 29), st.integers(0, 29)), max_size=40))
+def test_clusters_are_connected_components(count: int, pairs: list[tuple[int, int]]) -> None:
+    pairs = [(a, b) for a, b in pairs if a < count and b < count]
+    parent = list(range(count))
+
+    def find(node: int) -> int:
+        while parent[node] != node:
+            node = parent[node]
+        return node
+
+    for a, b in pairs:
+        low, high = sorted((find(a), find(b)))
+        parent[high] = low
+    links = [(np.array([a]), np.array([b])) for a, b in pairs]
+    assert clusters(count, links).tolist() == [find(node) for node in range(count)]
+
+
+def test_near_copies_share_a_band_and_other_texts_do_not() -> None:
+    hasher = MinHasher(Deduplicate())
+
+    def keys(words: list[str]) -> set[bytes]:
+        signature = hasher.signature(" ".join(words), "en")
+        assert signature is not None
+        return {key.tobytes() + bytes([band]) for band, key in enumerate(hasher.band_keys(signature))}
+
+    original = " ".join(SENTENCES["en"].split()).split()
+    copy = list(original)
+    copy[100] = "changed"
+    copy[250] = "altered"
+    assert keys(original) & keys(copy)
+    assert not keys(original) & keys(" ".join(SENTENCES["fr"].split()).split())
+
+
+ADDRESSES = [
+    "Write to first.last@example.co.uk, or <a+b@c.org>; not to @decorated or a@b.",
+    "me@x.org you@x.org they@x.org and 8.8.8.8, 10.0.0.1, 1.1.1.1, 9.9.9.9, v1.2.3.4 999.8.8.8",
+    "user@[10.1.2.3:] mailto:x@y.zz?subject=@@ x@y@z.org  name@host..org -a-b-c@d-e.f",
+    "no address at all",
+    "\n".join(prose("en", 1)),
+]
+
+
+@pytest.mark.parametrize("text", ADDRESSES)
+def test_personal_data_as_datatrove_replaces_it(text: str) -> None:
+    assert format_pii(text) == PIIFormatter().format(text)
+    assert format_pii(text) == format_pii(text), "no state is carried from one document to the next"
+
+
+@settings(max_examples=300)
+@given(st.text(alphabet="a1.@-+[]: \n\u00a0é", max_size=40))
+def test_personal_data_in_noise(text: str) -> None:
+    assert format_pii(text) == PIIFormatter().format(text)
+
+
+def test_long_runs_do_not_take_quadratic_time() -> None:
+    text = "a-" * 200_000 + " x@example.net"
+    assert format_pii(text) == "a-" * 200_000 + " email@example.com"

@@ -1,0 +1,108 @@
+"""Our remembered tokens and sentences against spaCy's, through datatrove's own classes."""
+
+from __future__ import annotations
+
+import zipfile
+from functools import cache
+from pathlib import Path
+
+import pytest
+from conftest import SENTENCES
+from datatrove.utils.word_tokenizers import SpaCyTokenizer, WordTokenizer
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from pipelines.words import ChunkTokenizer, word_tokenizer
+
+RIGHTS = Path(__file__).resolve().parents[2].parent / "shared" / "data" / "text" / "nltk_udhr2.zip"
+TEXTS = {
+    "en": "eng", "fr": "fra", "de": "deu", "es": "spa", "it": "ita", "pt": "por_PT", "nl": "nld", "ru": "rus"
+}  # fmt: skip
+ODD = """
+Mr. O'Neill can't pay $3.50/kg (i.e. 10km at 5 p.m.) -- see https://example.org/a?b=c&d=e#f. "Really?!" he wrote...
+e-mail: first.last@example.org; C:\\dir; snake_case() != CamelCase->x[0]; v1.2.3-rc4, 50%, 1,000,000.00 € №5 § 7
+He said: «Да.» J'ai vu l'été, aujourd'hui, c'est-à-dire qu'il est 10h30. ¿Qué? ¡Sí! El Sr. García de los EE. UU. vino.
+д-р ист. наук и т.д., в т.ч. пример.   Two  spaces.\tTabs\t\tand\u00a0hard blanks\u2003here. The end
+z.B. Straße, d.h. 3. Mai; u.s.w. :-) ;) <3 ^_^ ... .. . ! ?! And 'quotes' “double” ’tis rock'n'roll.
+"""
+
+
+@cache
+def stock(language: str) -> WordTokenizer:
+    return SpaCyTokenizer(language)
+
+
+def assert_equal(language: str, text: str) -> None:
+    ours, theirs = word_tokenizer(language), stock(language)
+    assert ours.word_tokenize(text) == theirs.word_tokenize(text)
+    assert list(ours.span_tokenize(text)) == list(theirs.span_tokenize(text))
+    assert ours.sent_tokenize(text) == theirs.sent_tokenize(text)
+
+
+@pytest.mark.parametrize("language", TEXTS)
+def test_odd_texts(language: str) -> None:
+    assert isinstance(word_tokenizer(language), ChunkTokenizer)
+    for text in ["", " ", "\n", ".", " .\n", "a", ODD, *ODD.splitlines(), *SENTENCES["fr"].splitlines()]:
+        assert_equal(language, text)
+        assert_equal(language, text)  # the second time from memory
+
+
+@pytest.mark.skipif(not RIGHTS.exists(), reason="shared data is absent")
+@pytest.mark.parametrize("language", TEXTS)
+def test_a_long_text_of_each_language(language: str) -> None:
+    text = zipfile.ZipFile(RIGHTS).read(f"udhr2/{TEXTS[language]}.txt").decode()
+    assert len(text) > 5000
+    assert_equal(language, text)
+    for line in text.splitlines()[:60]:
+        assert_equal(language, line)
+
+
+WORDS = [
+    "a",
+    "U.S.",
+    "don't",
+    "end.",
+    "?",
+    "!",
+    "...",
+    "word",
+    '"x"',
+    "(y).",
+    "z!)",
+    "10km",
+    "a.b",
+    "EE.",
+    "UU.",
+    "I’m",
+]
+SPACES = [" ", "  ", "\n", " \n", "\t", "\u00a0", "\n\n"]
+
+
+@settings(max_examples=150, deadline=None)
+@given(st.sampled_from(["en", "es", "ru"]), st.lists(st.tuples(st.sampled_from(WORDS), st.sampled_from(SPACES))))
+def test_sentences_around_all_kinds_of_space(language: str, parts: list[tuple[str, str]]) -> None:
+    text = "".join(word + space for word, space in parts)
+    assert_equal(language, text)
+    assert_equal(language, "  " + text)
+
+
+def test_memory_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("pipelines.words._REMEMBERED", 10)
+    ours = ChunkTokenizer(SpaCyTokenizer("en").tokenizer, SpaCyTokenizer("en"))
+    for start in range(0, 100, 5):
+        text = " ".join(f"w{number}." for number in range(start, start + 5))
+        assert ours.word_tokenize(text) == stock("en").word_tokenize(text)
+        assert len(ours._words) <= 20
+
+
+def test_the_word_that_spacy_cannot_take_twice() -> None:
+    text = "First (IS_ALPHA). Then IS_ALPHA again."
+    for _ in range(2):
+        stock("en").word_tokenize("IS_ALPHA")
+    assert_equal("en", text)
+    assert word_tokenizer("en").word_tokenize("IS_ALPHA") == []
+
+
+def test_unknown_language() -> None:
+    with pytest.raises(ValueError, match="tokenizer"):
+        word_tokenizer("no such language")
