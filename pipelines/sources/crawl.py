@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import time
 from collections.abc import Iterator
+from http.client import HTTPException
 from typing import IO, Any
 from urllib.request import urlopen
 
@@ -26,7 +27,7 @@ def fetch_pages(url: str, count: int, progress: Progress) -> Iterator[WebPage]:
     try:
         with urlopen(url, timeout=_TIMEOUT) as stream:
             yield from pages_of(stream, count)
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, HTTPException) as error:
         raise SourceUnavailable(f"{url}: {error}") from None
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import csv
 import io
 import os
+import stat
 import sys
 import sysconfig
 import tokenize
@@ -26,6 +27,7 @@ from pipelines.sources.pydoc_pages import HOST
 
 DOCUMENTS_PER_FILE = 500
 _SIZES = range(200, 200_000)
+_SKIPPED = {"site-packages", "dist-packages", "__pycache__"}
 _STANDARD_LIBRARY = "python"
 
 
@@ -68,11 +70,13 @@ def _roots() -> list[tuple[str, Path]]:
 
 def _python_files(base: Path) -> Iterator[tuple[str, Path]]:
     for directory, folders, names in os.walk(base):
-        folders[:] = sorted(name for name in folders if name not in ("site-packages", "dist-packages", "__pycache__"))
+        folders[:] = [name for name in folders if name not in _SKIPPED]
         for name in names:
-            path = Path(directory, name)
-            if path.suffix == ".py" and not path.is_symlink() and path.stat().st_size in _SIZES:
-                yield path.relative_to(base).as_posix(), path
+            if name.endswith(".py"):
+                path = Path(directory, name)
+                state = path.lstat()
+                if stat.S_ISREG(state.st_mode) and state.st_size in _SIZES:
+                    yield path.relative_to(base).as_posix(), path
 
 
 def _text(path: Path) -> str | None:

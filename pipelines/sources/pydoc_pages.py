@@ -1,7 +1,8 @@
-"""Pages that Python itself can render: pydoc's of the standard library, and the READMEs of installed distributions.
+"""Pages that Python itself can render: what pydoc knows of the standard library, and installed distributions' READMEs.
 
-The last resort for a demonstration without network: real text by many authors, on any machine. Rendering imports the
-modules, so it happens in a process of its own; modules that open windows, print or never return are left out.
+The last resort for a demonstration without network: real text by many authors, on any machine. Importing the modules
+happens in a process of its own; those that open windows, print or never return are left out. pydoc's own HTML is tables
+of non-breaking blanks, which no extraction of text survives, so the documentation it finds is laid out anew.
 """
 
 from __future__ import annotations
@@ -19,11 +20,13 @@ from collections.abc import Iterator
 from datetime import UTC, datetime
 from importlib import import_module, metadata
 from pathlib import Path
+from types import ModuleType
 
 from illada.artifacts import Progress, write_text
 from pipelines.sources.base import SourceUnavailable, WebPage
 
 HOST = "https://installed-python.invalid"
+UNKNOWN_DATE = datetime.fromtimestamp(0, UTC)
 _TIMEOUT = 120.0
 _LEFT_OUT = re.compile(
     r"(^|\.)(_.*|test|tests|idlelib|turtledemo|lib2to3|antigravity|this|tkinter|turtle|ensurepip|venv)(\.|$)"
@@ -59,32 +62,76 @@ def fetch_pages(count: int, work: Path, progress: Progress) -> Iterator[WebPage]
 
 
 def readme_html(text: str, title: str) -> str:
-    """A README as a simple page: headings, paragraphs and blocks of code; other markup stays as it is."""
+    """A README (Markdown, mostly) as a simple page: headings, paragraphs and blocks of code; links as their text."""
     body = []
-    for number, part in enumerate(re.split(r"^(?:```|~~~).*$", text, flags=re.MULTILINE)):
+    for number, part in enumerate(re.split(r"^\s*(?:```|~~~).*$", text, flags=re.MULTILINE)):
         if number % 2:
             body.append(f"<pre>{html.escape(part)}</pre>")
-            continue
-        for block in filter(None, map(str.strip, re.split(r"\n\s*\n", part))):
-            heading = re.match(r"#{1,6}\s+(.*)", block)
-            if heading:
-                body.append(f"<h2>{html.escape(heading[1])}</h2>")
-            if rest := block[heading.end() if heading else 0 :].strip():
-                body.append(f"<p>{html.escape(rest)}</p>")
-    head = f"<head><title>{html.escape(title)}</title></head>"
-    return f"<!DOCTYPE html>\n<html>{head}<body><main>\n" + "\n".join(body) + "\n</main></body></html>\n"
+        else:
+            body += [_block(_plain(block)) for block in re.split(r"\n\s*\n", part)]
+    return _page(title, body)
+
+
+def module_html(module: ModuleType) -> str:
+    """The documentation pydoc finds in a module: its own, and that of its public functions, classes and methods."""
+    body = [f"<h1>{html.escape(module.__name__)}</h1>", *_paragraphs(pydoc.getdoc(module))]
+    for name, item in _documented(module):
+        if getattr(item, "__module__", None) == module.__name__:
+            body += [f"<h2>{html.escape(name)}</h2>", *_paragraphs(pydoc.getdoc(item))]
+            if isinstance(item, type):
+                for inner, method in _documented(item):
+                    if inner in vars(item):
+                        body += [f"<h3>{html.escape(inner)}</h3>", *_paragraphs(pydoc.getdoc(method))]
+    return _page(module.__name__, body)
 
 
 def render_modules(folder: Path) -> None:
-    """Write pydoc's page of every module of the standard library that can be imported, dated as its source."""
+    """Write a page for every module of the standard library that can be imported, dated as its source."""
     for name in _modules():
         with contextlib.suppress(BaseException):  # whatever a module does on import, the next one is tried
             module = import_module(name)
-            page = pydoc.stripid(pydoc.HTMLDoc().page(name, pydoc.HTMLDoc().document(module, name)))
-            write_text(folder / f"{name}.html", page)
+            write_text(folder / f"{name}.html", module_html(module))
             source = getattr(module, "__file__", None)
             written = int(Path(source).stat().st_mtime) if source else 0
             os.utime(folder / f"{name}.html", (written, written))
+
+
+def _documented(owner: object) -> Iterator[tuple[str, object]]:
+    """Public functions and classes."""
+    for name in sorted(vars(owner)):
+        item = getattr(owner, name, None)
+        if pydoc.visiblename(name) and not name.startswith("__") and callable(item):
+            yield name, item
+
+
+def _paragraphs(text: str) -> list[str]:
+    return [_block(block) for block in re.split(r"\n\s*\n", text)]
+
+
+def _block(text: str) -> str:
+    """A heading, code (indented or a session) or a paragraph, in which line ends mean nothing."""
+    heading = re.match(r"#{1,6}\s+(.+)\n?", text.strip())
+    if heading:
+        return f"<h2>{html.escape(heading[1])}</h2>" + _block(text.strip()[heading.end() :])
+    if not text.strip():
+        return ""
+    if text.startswith((" ", ">>>", "$ ")):
+        return f"<pre>{html.escape(text)}</pre>"
+    items = re.split(r"^\s*[-*+]\s+", text, flags=re.MULTILINE)
+    return "".join(f"<p>{html.escape(' '.join(item.split()))}</p>" for item in items if item.strip())
+
+
+def _plain(markdown: str) -> str:
+    """Without images, link targets, HTML tags, tables and marks of emphasis."""
+    text = re.sub(r"!\[[^\]]*\](\([^)]*\)|\[[^\]]*\])", "", markdown)
+    text = re.sub(r"\[([^\]]*)\](\([^)]*\)|\[[^\]]*\])", r"\1", text)
+    text = re.sub(r"<[^<>]+>|^\s*(\||:?-{3}|\.\. |\[[^\]]+\]:).*$", "", text, flags=re.MULTILINE)
+    return re.sub(r"(\*\*|__|``?)(.+?)\1", r"\2", text)
+
+
+def _page(title: str, body: list[str]) -> str:
+    head = f"<head><title>{html.escape(title)}</title></head>"
+    return f"<!DOCTYPE html>\n<html>{head}<body><main>\n" + "\n".join(filter(None, body)) + "\n</main></body></html>\n"
 
 
 def _modules() -> Iterator[str]:
@@ -111,7 +158,7 @@ def _readmes() -> Iterator[WebPage]:
         if text.strip():
             found[title.replace(" ", "-")] = readme_html(text, title).encode()
     for name, page in sorted(found.items()):
-        yield WebPage(url=f"{HOST}/readme/{name}", date=datetime.fromtimestamp(0, UTC), read=page.__bytes__)
+        yield WebPage(url=f"{HOST}/readme/{name}", date=UNKNOWN_DATE, read=page.__bytes__)
 
 
 if __name__ == "__main__":
