@@ -84,7 +84,7 @@ def publish(draft: Path, manifest: Mapping[str, Any], checksums: Mapping[str, st
     Args:
         draft: from `begin`, with all files written and on disk.
         manifest: step, loader, model, layout and epoch.
-        checksums: sha256 by name of the files already hashed (each rank hashes its own); others are hashed here.
+        checksums: sha256 by name of the files already hashed and synced, each by its rank; others are so here.
         keep: published checkpoints to leave.
 
     Raises:
@@ -95,8 +95,10 @@ def publish(draft: Path, manifest: Mapping[str, Any], checksums: Mapping[str, st
         path.name: {"bytes": path.stat().st_size, "sha256": checksums.get(path.name) or sha256_file(path)}
         for path in sorted(draft.iterdir())
     }
+    for name in files.keys() - checksums.keys():
+        sync_path(draft / name)
     write_json(draft / MANIFEST, {"format": FORMAT, **manifest, "files": files})
-    _sync_folder(draft)
+    sync_path(draft)
     check_fence(work, int(manifest["epoch"]))
     target = draft.with_name(_name(int(manifest["step"])))
     try:
@@ -105,7 +107,7 @@ def publish(draft: Path, manifest: Mapping[str, Any], checksums: Mapping[str, st
         if target.exists():
             raise StaleDriverError(f"{target}: another driver has published this checkpoint") from error
         raise
-    _sync_folder(draft.parent)
+    sync_path(draft.parent)
     for old in published(draft.parent)[:-keep]:
         doomed = old.with_name(f".old-{old.name}")
         old.rename(doomed)
@@ -198,7 +200,8 @@ def _name(step: int) -> str:
     return f"step-{step:08d}"
 
 
-def _sync_folder(path: Path) -> None:
+def sync_path(path: Path) -> None:
+    """Make a file, or the names in a folder, survive a crash of the machine."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)

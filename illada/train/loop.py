@@ -55,20 +55,9 @@ def run(job: Job, stop: threading.Event | None = None) -> None:
     initialise_groups(job.placement)
     loader = job.loader()
     total_steps = job.total_steps(loader)
-    module = build_module(job.model, dtype=DTYPES[job.training.dtype])
     found = _find(job)
-    if found.path is None:
-        if job.initial is None:
-            load_hf_weights(module, job.model, lambda name: initial_tensor(job.model, name, job.training.seed))
-        else:
-            checkpoint.require_model(job.initial, job.model)
-            state.load_weights(job.initial, module)
-    wrapped = wrap(module, job.training)
-    skips = 0
-    if found.path is not None:
-        loader.check(found.manifest["loader"])
-        state.load(found.path, module, wrapped.optimizer)
-        skips = int(found.manifest["skips"])
+    wrapped = _build(job, loader, found)
+    skips = int(found.manifest.get("skips", 0))
     stop = stop or threading.Event()
     stepper = _Stepper(job=job, loader=loader, wrapped=wrapped, total_steps=total_steps, stop=stop)
     first = dist.get_rank() == 0
@@ -105,6 +94,22 @@ def _find(job: Job) -> checkpoint.Latest:
     dist.broadcast_object_list(found)
     latest: checkpoint.Latest = found[0]
     return latest
+
+
+def _build(job: Job, loader: Loader, found: checkpoint.Latest) -> Wrapped:
+    """Module and optimizer, from the checkpoint found, another stage's weights, or initial ones."""
+    module = build_module(job.model, dtype=DTYPES[job.training.dtype])
+    if found.path is not None:
+        loader.check(found.manifest["loader"])
+        wrapped = wrap(module, job.training)
+        state.load(found.path, module, wrapped.optimizer)
+        return wrapped
+    if job.initial is not None:
+        checkpoint.require_model(job.initial, job.model)
+        state.load_weights(job.initial, module)
+    else:
+        load_hf_weights(module, job.model, lambda name: initial_tensor(job.model, name, job.training.seed))
+    return wrap(module, job.training)
 
 
 def _record(job: Job, log: MetricsLog, row: dict[str, Any]) -> None:

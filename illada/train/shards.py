@@ -11,7 +11,6 @@ tensor, pipeline and data parallelism. `shards.json`:
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -26,6 +25,7 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 
 from illada.artifacts import write_json
+from illada.train.checkpoint import sync_path
 
 BACKEND = "illada_safetensors"
 INDEX = "shards.json"
@@ -53,7 +53,8 @@ class SaveShards(SaveShardedStrategy):
             pieces.append((part.key, list(part.global_shape), located))
         if tensors:
             save_file(tensors, folder / name)
-            _sync(folder / name)
+            (folder / name).chmod(0o644)  # it is created for its owner alone
+            sync_path(folder / name)
         gathered: list[Any] = [None] * dist.get_world_size()
         dist.gather_object(pieces, gathered if dist.get_rank() == 0 else None)
         if dist.get_rank() == 0:
@@ -142,8 +143,3 @@ def _overlap(
         here.append(slice(first - mine, end - mine))
         there.append(slice(first - other, end - other))
     return tuple(here), tuple(there)
-
-
-def _sync(path: Path) -> None:
-    with path.open("rb") as file:
-        os.fsync(file.fileno())

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import json
+import pickle
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from train_helpers import MODEL
 
 from illada.train import checkpoint
 from illada.train.checkpoint import CheckpointError, StaleDriverError
+from illada.train.shards import LoadCommon
 
 
 @pytest.fixture
@@ -106,3 +109,14 @@ def test_weights_of_another_model_are_refused(folder: Path) -> None:
     checkpoint.require_model(path, MODEL)
     with pytest.raises(CheckpointError, match=r"layers: 2 there, 3 here"):
         checkpoint.require_model(path, MODEL.model_copy(update={"layers": 3}))
+
+
+def test_reading_a_checkpoint_runs_no_code(tmp_path: Path) -> None:
+    class Evil:
+        def __reduce__(self) -> tuple[Any, ...]:
+            return Path.touch, (tmp_path / "ran",)
+
+    torch.save({"optimizer": Evil()}, tmp_path / "common.pt")
+    with pytest.raises(pickle.UnpicklingError, match="weights_only"):
+        LoadCommon().load_common(tmp_path)
+    assert not (tmp_path / "ran").exists()
