@@ -7,10 +7,12 @@ sorted 64-bit hashes in a memory-mapped file. Two strings with one hash are expe
 from __future__ import annotations
 
 import tarfile
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Self
+from typing import IO, Self
 
 import numpy as np
+import numpy.typing as npt
 import xxhash
 from datatrove.pipeline.filters import URLFilter
 from datatrove.pipeline.filters.url_filter import get_list
@@ -20,6 +22,7 @@ from illada.artifacts import atomic_path
 
 _LISTS = ("domains", "urls")
 _ARCHIVE = "url_filterblacklistsv0_3_0.tar.gz"
+_BLOCK = 8 * 2**20
 
 
 def build_block_lists(folder: Path) -> None:
@@ -30,10 +33,23 @@ def build_block_lists(folder: Path) -> None:
         for name in _LISTS:
             member = archive.extractfile(name)
             assert member is not None, f"{_ARCHIVE} has no member {name}"
-            lines = [line.strip() for line in member.read().split(b"\n") if not line.startswith(b"#")]
-            hashes = np.fromiter(map(xxhash.xxh64_intdigest, filter(None, lines)), dtype=np.uint64)
+            hashes = np.concatenate(list(_line_hashes(member)))
+            hashes.sort()
             with atomic_path(folder / f"{name}.npy") as temporary, temporary.open("wb") as file:
-                np.save(file, np.unique(hashes))
+                np.save(file, hashes)
+
+
+def _line_hashes(file: IO[bytes]) -> Iterator[npt.NDArray[np.uint64]]:
+    """Hashes of the lines, block by block: as Python objects all of them at once would take half a gigabyte."""
+    rest = b""
+    while block := file.read(_BLOCK):
+        *lines, rest = (rest + block).split(b"\n")
+        yield _hashes(lines)
+    yield _hashes([rest] if rest else [])
+
+
+def _hashes(lines: list[bytes]) -> npt.NDArray[np.uint64]:
+    return np.fromiter(map(xxhash.xxh64_intdigest, map(bytes.strip, lines)), dtype=np.uint64, count=len(lines))
 
 
 class HashSet:
