@@ -35,7 +35,7 @@ def register(app: typer.Typer) -> None:
         from illada.durable.client import status as read_status
         from illada.durable.database import open_database
 
-        engine = open_database(database_url(database))
+        engine = open_database(database_url(database), create=False)
         if as_json:
             print(json.dumps([run.as_json() for run in read_status(engine, run_id)], indent=1))
             return
@@ -59,7 +59,7 @@ def register(app: typer.Typer) -> None:
         from illada.durable.client import cancel as stop
         from illada.durable.database import open_database
 
-        stop(open_database(database_url(database)), run_id)
+        stop(open_database(database_url(database), create=False), run_id)
         print(f"run {run_id} is cancelled; go on with: illada resume {run_id}")
 
 

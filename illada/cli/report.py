@@ -31,7 +31,7 @@ def register(app: typer.Typer) -> None:
         from illada.durable.runs import RunRegistry
         from illada.report.page import write_report
 
-        engine = open_database(database_url(database))
+        engine = open_database(database_url(database), create=False)
         known = RunRegistry(engine).get(run_id)
         path = to or output_folder(run_config(known)) / "report.html"
         write_report(view_run(engine, run_id), path)

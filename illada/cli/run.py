@@ -71,13 +71,13 @@ def register(app: typer.Typer) -> None:
 
 
 def drive(engine: sa.Engine, run: Run, config: WorkflowConfig, *, as_json: bool) -> None:
-    """Check the sources, connect to Ray, execute the graph, write summary and report, print where they are.
+    """Check the sources, execute the graph (on Ray, once there is work), write summary and report, print where they are.
 
     Raises:
         ConfigError: a source is missing (before any work starts).
         RunInterrupted, StageFailed: see `illada.durable.engine.execute`.
     """
-    from illada.durable.cluster import connect
+    from illada.durable.cluster import Cluster
     from illada.durable.engine import execute
     from pipelines.acquire import check_sources
     from pipelines.conversation import pairs_identity
@@ -88,8 +88,15 @@ def drive(engine: sa.Engine, run: Run, config: WorkflowConfig, *, as_json: bool)
     check_sources(config.data)
     pairs_identity(config.data.pairs)
     try:
-        with LiveStages(console) as live, connect(config.placement):
-            execute(run, engine, lambda runner: crawl_to_release(runner, config), listener=live, notice=console.print)
+        with LiveStages(console) as live, Cluster(config.placement) as cluster:
+            execute(
+                run,
+                engine,
+                lambda runner: crawl_to_release(runner, config),
+                prepare=cluster.start,
+                listener=live,
+                notice=console.print,
+            )
     finally:
         summary = conclude(engine, run.run_id, config)
     if as_json:
