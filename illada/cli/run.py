@@ -71,7 +71,7 @@ def register(app: typer.Typer) -> None:
 
 
 def drive(engine: sa.Engine, run: Run, config: WorkflowConfig, *, as_json: bool) -> None:
-    """Check the sources, execute the graph (on Ray, once there is work), write summary and report, print where they are.
+    """Check the sources, execute the graph (on Ray, once there is work), write summary and report, say where they are.
 
     Raises:
         ConfigError: a source is missing (before any work starts).
