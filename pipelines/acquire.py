@@ -12,7 +12,7 @@ import shutil
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from illada.artifacts import Attempt, Progress, write_json
+from illada.artifacts import Attempt, NoProgress, Progress, write_json
 from illada.config import ConfigError, DataConfig, PythonCode, Source, TextFiles, WebDocs
 from pipelines.inputs import checksum
 from pipelines.languages import check_languages
@@ -47,7 +47,7 @@ def source_identity(source: Source) -> dict[str, Any]:
     """
     if isinstance(source, WebDocs | PythonCode):
         return source.identity()
-    return {**source.identity(), "inventory": list_files(source)}
+    return {**source.identity(), "inventory": list_files(source, NoProgress())}
 
 
 def acquire(source: Source, attempt: Attempt, progress: Progress) -> dict[str, Any]:
@@ -63,7 +63,7 @@ def acquire(source: Source, attempt: Attempt, progress: Progress) -> dict[str, A
     elif isinstance(source, PythonCode):
         origin, files = "environment", collect_sources(source, attempt.output, progress)
     else:
-        origin, files = "files", list_files(source)
+        origin, files = "files", list_files(source, progress)
     for file in files:
         if "sha256" not in file:
             file["bytes"], file["sha256"] = checksum(attempt.output / file["path"])

@@ -9,6 +9,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+from illada.artifacts import Progress
 from illada.config import ConfigError, TextFiles, WarcFiles
 from pipelines.inputs import checksum
 
@@ -42,10 +43,13 @@ def check_files(source: WarcFiles | TextFiles) -> None:
             raise ConfigError(f"source {source.name!r}: {path}: {reason}") from None
 
 
-def list_files(source: WarcFiles | TextFiles) -> list[dict[str, Any]]:
+def list_files(source: WarcFiles | TextFiles, progress: Progress) -> list[dict[str, Any]]:
     """The inventory's file rows: absolute path, kind, bytes and sha256."""
-    rows = []
-    for path in find_files(source):
+    rows: list[dict[str, Any]] = []
+    paths = find_files(source)
+    progress.start(len(paths), "files")
+    for path in paths:
+        progress.update(len(rows))
         state = path.stat()
         size, sha256 = checksum(path) if path.is_dir() else _checksum(path, state.st_mtime_ns, state.st_size)
         rows.append({"path": str(path), "kind": source.kind, "bytes": size, "sha256": sha256, "made_from": []})

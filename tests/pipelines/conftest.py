@@ -50,23 +50,23 @@ The price of the house was not high, but the roof would cost as much again.
 Every spring the river carries a little of the lower meadow to the other bank.
 His report described the accident so politely that no one was to blame for it.
 """,
-    "fr": """
-La bibliothèque ouvre à neuf heures et ferme quand le dernier lecteur est rentré chez lui.
-Personne dans le village ne savait qui avait planté le vieux marronnier derrière l'école.
-Elle écrivait ses lettres à la main, car elle pensait que l'encre rend les gens plus honnêtes.
-Après la tempête, les pêcheurs sont descendus au port et ont compté leurs bateaux.
-La recette demande deux oignons, un peu de sel et plus de patience que la plupart des gens.
-Quand le train s'est arrêté entre deux gares, les voyageurs ont commencé à se parler.
-Il avait promis de réparer la pendule, mais le ressort dont il avait besoin était introuvable.
-En hiver la route du col est fermée et le courrier n'arrive que deux fois par semaine.
-Les enfants ont construit un pont de pierres sur le ruisseau et en étaient très fiers.
-Une bonne carte montre les routes, mais aussi les endroits où il n'y en a pas.
-Ma grand-mère gardait les graines de chaque été dans de petits sacs en papier.
-Le comité n'a pas pu choisir une couleur, et la clôture est restée grise jusqu'à ce jour.
-On entend la mer depuis les fenêtres du haut si le vent vient de l'ouest.
-Le jardinier dit que les roses veulent être laissées tranquilles et que personne ne le croit.
-Avant l'ouverture du marché, les boulangers portent leur pain dans les rues étroites.
-Le médecin a écouté toute l'histoire, puis il a demandé des nouvelles du chien du voisin.
+    "de": """
+Die Bücherei öffnet um neun Uhr und schließt, wenn der letzte Leser nach Hause gegangen ist.
+Niemand im Dorf wusste noch, wer die alte Kastanie hinter der Schule gepflanzt hatte.
+Sie schrieb ihre Briefe mit der Hand, weil sie glaubte, dass Tinte die Menschen ehrlicher macht.
+Nach dem Sturm gingen die Fischer zum Hafen hinunter und zählten ihre Boote.
+Für das Rezept braucht man zwei Zwiebeln, ein wenig Salz und viel Geduld.
+Als der Zug zwischen zwei Bahnhöfen hielt, begannen die Reisenden miteinander zu reden.
+Er hatte versprochen, die Uhr zu reparieren, aber die Feder dafür war nicht zu finden.
+Im Winter ist die Straße über den Pass gesperrt, und die Post kommt nur zweimal in der Woche.
+Die Kinder bauten eine Brücke aus Steinen über den Bach und waren tagelang stolz darauf.
+Eine gute Karte zeigt nicht nur die Wege, sondern auch die Orte, an denen es keine gibt.
+Meine Großmutter hob die Samen von jedem Sommer in kleinen Tüten aus Papier auf.
+Der Ausschuss konnte sich auf keine Farbe einigen, und so ist der Zaun bis heute grau.
+Man hört das Meer von den oberen Fenstern aus, wenn der Wind von Westen kommt.
+Der Gärtner sagt, dass die Rosen in Ruhe gelassen werden wollen, und niemand glaubt ihm.
+Bevor der Markt beginnt, tragen die Bäcker ihr Brot durch die engen Gassen.
+Der Arzt hörte sich die ganze Geschichte an und fragte dann nach dem Hund des Nachbarn.
 """,
 }
 
