@@ -11,6 +11,7 @@ import sys
 import threading
 
 EXIT_RAY_LOST = 71
+_LAST_ANSWER_SECONDS = 5.0
 
 
 class Watchdog:
@@ -25,13 +26,15 @@ class Watchdog:
 
     def __enter__(self) -> Watchdog:
         """Start watching."""
-        for target in (self._ask, self._judge):
-            threading.Thread(target=target, name=f"ray-watchdog{target.__name__}", daemon=True).start()
+        self._asking = threading.Thread(target=self._ask, name="ray-watchdog-ask", daemon=True)
+        self._asking.start()
+        threading.Thread(target=self._judge, name="ray-watchdog-judge", daemon=True).start()
         return self
 
     def __exit__(self, *_: object) -> None:
         """Stop watching: the cluster may be shut down now."""
         self._closed.set()
+        self._asking.join(_LAST_ANSWER_SECONDS)  # Ray's client must not be shut down under a question
 
     def _ask(self) -> None:
         import ray
