@@ -91,7 +91,7 @@ def _acquire_web(
         notes.extend(missing)
         made_from.extend({"package": p.name, "version": p.version, "sha256": p.sha256} for p in packages)
         progress.start(len(packages), "packages")
-        return debian.choose_pages(packages, source.pages, attempt.work, progress)
+        return debian.choose_pages(packages, source.pages, progress)
 
     def from_archive() -> Iterator[WebPage]:
         assert source.fallback_warc is not None

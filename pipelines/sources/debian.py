@@ -6,13 +6,15 @@ change to the system is needed. Pages get an address in the reserved domain .inv
 
 from __future__ import annotations
 
+import functools
 import itertools
 import os
 import re
 import shutil
 import subprocess
+import tarfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -61,45 +63,54 @@ def fetch_packages(names: Sequence[str], work: Path, progress: Progress) -> tupl
     raise SourceUnavailable("; ".join(reasons))
 
 
-def choose_pages(packages: Sequence[Package], count: int, work: Path, progress: Progress) -> Iterator[WebPage]:
-    """About `count` pages of `packages`, evenly over these and in a fixed arbitrary order within each.
+def choose_pages(packages: Sequence[Package], count: int, progress: Progress) -> Iterator[WebPage]:
+    """About `count` pages of `packages`, evenly over these and by hash within each, package by package.
 
-    The packages are unpacked under `work` for as long as the iterator lives.
+    Packages are unpacked as streams, twice: for the names, then for the chosen pages. Nothing touches the disk.
 
     Raises:
         SourceUnavailable: a package cannot be unpacked, or there is no page in any of them.
     """
-    root = work / "unpacked"
-    shutil.rmtree(root, ignore_errors=True)
+    found = []
+    for number, package in enumerate(packages):
+        progress.update(number)
+        names = [name for name, _, _ in _pages_in(package)]
+        found.append([(package.name, name) for name in by_hash(names)])
+    rounds = itertools.chain.from_iterable(itertools.zip_longest(*found))
+    chosen = set(itertools.islice((item for item in rounds if item is not None), count))
+    if not chosen:
+        raise SourceUnavailable(f"no HTML page in {', '.join(package.name for package in packages)}")
+    progress.start(len(chosen), "pages")
+    for package in packages:
+        for name, date, read in _pages_in(package):
+            if (package.name, name) in chosen:
+                url = f"{HOST}/{package.name}/{quote(os.fsencode(name))}"
+                yield WebPage(url=url, date=date, read=read)
+
+
+def _pages_in(package: Package) -> Iterator[tuple[str, datetime, Callable[[], bytes]]]:
+    """Path, date and content of the package's pages; links to pages are left out. Content must be read at once."""
+    command = ["dpkg-deb", "--fsys-tarfile", str(package.file)]
+    process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    assert process.stdout is not None and process.stderr is not None
     try:
-        found = []
-        for number, package in enumerate(packages):
-            folder = root / package.name
-            folder.mkdir(parents=True)
-            _run(["dpkg-deb", "-x", str(package.file), str(folder)], work, progress, done=number)
-            found.append([(package.name, folder, name) for name in by_hash(_page_names(folder))])
-        rounds = itertools.chain.from_iterable(itertools.zip_longest(*found))
-        chosen = list(itertools.islice((item for item in rounds if item is not None), count))
-        if not chosen:
-            raise SourceUnavailable(f"no HTML page in {', '.join(package.name for package in packages)}")
-        progress.start(len(chosen), "pages")
-        for package_name, folder, name in chosen:
-            path = folder / name
-            yield WebPage(
-                url=f"{HOST}/{package_name}/{quote(os.fsencode(name))}",
-                date=datetime.fromtimestamp(int(path.stat().st_mtime), UTC),
-                read=path.read_bytes,
-            )
+        with tarfile.open(fileobj=process.stdout, mode="r|", errors="surrogateescape") as tar:
+            for member in tar:
+                if member.isreg() and 0 < member.size <= MAX_PAGE and _PAGE.search(member.name):
+                    date = datetime.fromtimestamp(int(member.mtime), UTC)
+                    yield member.name.removeprefix("./"), date, functools.partial(_content, tar, member)
+    except tarfile.TarError as error:
+        message = process.stderr.read().decode(errors="replace").strip() or str(error)
+        raise SourceUnavailable(f"package {package.name} cannot be unpacked: {message}") from None
     finally:
-        shutil.rmtree(root, ignore_errors=True)
+        process.kill()
+        process.communicate()
 
 
-def _page_names(folder: Path) -> Iterator[str]:
-    """Pages of text by relative path; links to them are left out."""
-    for directory, _, names in os.walk(folder):
-        for path in (Path(directory, name) for name in names if _PAGE.search(name)):
-            if not path.is_symlink() and 0 < path.stat().st_size <= MAX_PAGE:
-                yield path.relative_to(folder).as_posix()
+def _content(tar: tarfile.TarFile, member: tarfile.TarInfo) -> bytes:
+    file = tar.extractfile(member)
+    assert file is not None, "a regular file has content"
+    return file.read()
 
 
 def _fetch(
@@ -160,7 +171,7 @@ def _private_options(work: Path) -> tuple[str, ...]:
     return tuple(part for setting in settings for part in ("-o", setting))
 
 
-def _run(command: Sequence[str], folder: Path, progress: Progress, *, done: float = 0, may_fail: bool = False) -> str:
+def _run(command: Sequence[str], folder: Path, progress: Progress, may_fail: bool = False) -> str:
     """Standard output of `command`, run in `folder` while progress is kept up. Raises SourceUnavailable."""
     environment = {**os.environ, "LC_ALL": "C.UTF-8", "DEBIAN_FRONTEND": "noninteractive"}
     what, deadline = " ".join(command[:1]), time.monotonic() + _TIMEOUT
@@ -173,7 +184,7 @@ def _run(command: Sequence[str], folder: Path, progress: Progress, *, done: floa
                 if time.monotonic() > deadline:
                     raise SourceUnavailable(f"{what} took more than {_TIMEOUT:.0f} s")
                 time.sleep(0.05)
-                progress.update(done, doing=what)
+                progress.update(0, doing=what)
         finally:
             if process.poll() is None:
                 process.kill()
