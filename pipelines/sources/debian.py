@@ -28,6 +28,7 @@ MAX_PAGE = 4 * 2**20
 # translations are often named like index.html.fr, index.html.zh-cn.utf8 or index.html.ru.koi8-r
 _PAGE = re.compile(r"\.(x?html|htm)(\.(?!gz|xz|js)[a-z]{2}([_-][a-z]{2,4})?(\.[a-z0-9-]+)?)?$", re.IGNORECASE)
 _TIMEOUT = 300.0
+_PIECE = 2**20  # read in large pieces: every read may have to wait for another thread
 _NETWORK = ("-o", "Acquire::Retries=2", "-o", "Acquire::http::Timeout=20", "-o", "Acquire::https::Timeout=20")
 
 
@@ -91,10 +92,12 @@ def choose_pages(packages: Sequence[Package], count: int, progress: Progress) ->
 def _pages_in(package: Package) -> Iterator[tuple[str, datetime, Callable[[], bytes]]]:
     """Path, date and content of the package's pages; links to pages are left out. Content must be read at once."""
     command = ["dpkg-deb", "--fsys-tarfile", str(package.file)]
-    process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    process = subprocess.Popen(
+        command, bufsize=_PIECE, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    )
     assert process.stdout is not None and process.stderr is not None
     try:
-        with tarfile.open(fileobj=process.stdout, mode="r|", errors="surrogateescape") as tar:
+        with tarfile.open(fileobj=process.stdout, mode="r|", bufsize=_PIECE, errors="surrogateescape") as tar:
             for member in tar:
                 if member.isreg() and 0 < member.size <= MAX_PAGE and _PAGE.search(member.name):
                     date = datetime.fromtimestamp(int(member.mtime), UTC)
