@@ -54,7 +54,7 @@ def test_balanced_over_kinds_up_to_the_limit(pairs: Artifact) -> None:
 
 def test_a_small_kind_leaves_its_share_to_the_others(stages, texts, tokenizer: Artifact) -> None:
     pages, files = [t for t in texts if t.title][:10], [t for t in texts if t.language == "python"]
-    made = build(stages, DERIVED, stages.documents("few pages", pages + files), tokenizer)
+    made = build(stages, DERIVED, stages.documents("few-pages", pages + files), tokenizer)
     assert made.statistics["origins"] == {"docstring-signature": 70, "signature-docstring": 70, "title-opening": 10}
 
 

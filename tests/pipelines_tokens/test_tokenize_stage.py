@@ -86,8 +86,8 @@ def test_workers_and_file_boundaries_do_not_show(
     stages, tokens: Artifact, tokenizer: Artifact, corpus: Artifact, texts: list[TextDocument]
 ) -> None:
     assert build(stages, corpus, tokenizer, workers=2).content == tokens.content
-    one_file = stages.documents("one file", texts, files=1)
-    assert build(stages, one_file, tokenizer, "other files").content == tokens.content
+    one_file = stages.documents("one-file", texts, files=1)
+    assert build(stages, one_file, tokenizer, "other-files").content == tokens.content
 
 
 class StopAfter(NoProgress):

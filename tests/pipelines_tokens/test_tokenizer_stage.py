@@ -39,7 +39,7 @@ def test_the_sample_is_chosen_by_hash(stages, texts: list[TextDocument], corpus:
         total += ordered[count].bytes
         count += 1
     assert (made.statistics["sample_documents"], made.statistics["sample_bytes"]) == (count, total)
-    alone = build(stages, stages.documents("only the sample", ordered[:count]), "again")
+    alone = build(stages, stages.documents("only-the", ordered[:count]), "again")
     assert alone.content == made.content
 
 
