@@ -20,6 +20,7 @@ CONFIG = Tokenize(shard_tokens=5000, held_out=0.1)
 
 @pytest.fixture(scope="module", autouse=True)
 def cluster() -> Iterator[None]:
+    ray.shutdown()  # another room's may still be up
     ray.init(address="local", num_cpus=1, include_dashboard=False, object_store_memory=100 * 2**20)
     yield
     ray.shutdown()

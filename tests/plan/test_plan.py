@@ -160,9 +160,10 @@ def test_storage_by_hand() -> None:
     assert storage["pretrain"] == (3 + 1) * 7_615_025_152 * 14
     assert storage["release"] == 7_615_025_152 * 4
     assert storage["total"] == pytest.approx(sum(size for name, size in storage.items() if name != "total"))
-    assert (
-        plan(workflow("demo"), Cluster()).storage["tokenize"] == 300 * 16 * 256 * 2
-    )  # small vocabulary: two bytes an id
+    demo = workflow("demo").pretrain
+    assert demo.steps is not None
+    tokens = demo.steps * demo.global_batch * demo.window
+    assert plan(workflow("demo"), Cluster()).storage["tokenize"] == tokens * 2  # small vocabulary: two bytes an id
     assert checkpoint_bytes(100, "float32") == 1600
 
 

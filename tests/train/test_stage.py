@@ -28,6 +28,7 @@ from illada.train.stage import train
 
 @pytest.fixture(scope="module", autouse=True)
 def cluster() -> Iterator[None]:
+    ray.shutdown()  # another room's may still be up
     ray.init(address="local", include_dashboard=False, num_cpus=4, object_store_memory=100 * 2**20, log_to_driver=False)
     yield
     ray.shutdown()
