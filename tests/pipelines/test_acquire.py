@@ -13,7 +13,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from conftest import Bench, page, prose, write_archive
+from text_bench import Bench, page, prose, write_archive
 
 from illada.artifacts import Artifact, NoProgress, sha256_file
 from illada.config import ConfigError, DataConfig, PythonCode, TextFiles, Tokenizer, WarcFiles, WebDocs

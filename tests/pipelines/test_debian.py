@@ -9,7 +9,7 @@ from pathlib import Path
 
 import psutil
 import pytest
-from conftest import Interrupt
+from text_bench import Interrupt
 
 from illada.artifacts import NoProgress, StageInterrupted, sha256_file
 from pipelines.sources import debian

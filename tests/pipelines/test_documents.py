@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
-from conftest import Bench
+from text_bench import Bench
 
 from illada.artifacts import Attempt, sha256_file
 from pipelines.documents import (

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from conftest import page, prose
+from text_bench import page, prose
 
 from pipelines.extraction import decode, extractor
 

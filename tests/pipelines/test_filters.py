@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import page, prose
 from datatrove.data import Document
 from datatrove.pipeline.filters import (
     C4QualityFilter,
@@ -20,6 +19,7 @@ from datatrove.pipeline.filters import (
 )
 from datatrove.utils._import_utils import ASSETS_PATH
 from datatrove.utils.word_tokenizers import SpaCyTokenizer
+from text_bench import page, prose
 
 from illada.config import Curate
 from pipelines.filters import build_chain, step_names

@@ -5,11 +5,11 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import xxhash
-from conftest import SENTENCES, prose
 from datatrove.pipeline.dedup.minhash import MinhashConfig, MinhashDedupSignature
 from datatrove.pipeline.formatters import PIIFormatter
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from text_bench import SENTENCES, prose
 
 from illada.config import Deduplicate
 from pipelines.minhash import MinHasher, clusters, first_of_each

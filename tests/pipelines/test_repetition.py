@@ -5,11 +5,11 @@ from __future__ import annotations
 import random
 
 import pytest
-from conftest import prose
 from datatrove.data import Document
 from datatrove.pipeline.filters import GopherRepetitionFilter
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from text_bench import prose
 
 from pipelines.repetition import FastRepetitionFilter
 from pipelines.words import word_tokenizer

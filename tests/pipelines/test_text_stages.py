@@ -13,7 +13,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from conftest import Bench, Interrupt, page, prose, write_archive
+from text_bench import Bench, Interrupt, page, prose, write_archive
 
 from illada.artifacts import Artifact, NoProgress, StageInterrupted
 from illada.config import Curate, DataPlacement, Deduplicate

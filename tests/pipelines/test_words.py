@@ -7,10 +7,10 @@ from functools import cache
 from pathlib import Path
 
 import pytest
-from conftest import SENTENCES
 from datatrove.utils.word_tokenizers import SpaCyTokenizer, WordTokenizer
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from text_bench import SENTENCES
 
 from pipelines.words import ChunkTokenizer, word_tokenizer
 
