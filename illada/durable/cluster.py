@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import socket
 import tempfile
 import threading
 import time
@@ -23,6 +24,7 @@ from illada.durable.watchdog import Watchdog
 T = TypeVar("T")
 
 _POLL_SECONDS = 0.5
+_CONNECT_SECONDS = 10.0
 _STOP_GRACE_SECONDS = 15.0
 _LONGEST_TEMPORARY_PATH = 40  # Ray's sockets live about 60 characters below it; the kernel allows 107 in all
 
@@ -82,8 +84,9 @@ def _initialise(placement: Placement) -> None:
     quiet: dict[str, Any] = {"logging_level": "ERROR", "log_to_driver": False}
     if placement.ray_address is not None:
         try:
+            _require_answer(placement.ray_address)
             ray.init(address=placement.ray_address, **quiet)
-        except (ConnectionError, ValueError, RuntimeError) as error:
+        except (OSError, ValueError, RuntimeError) as error:
             raise ConfigError(
                 f"placement.ray_address {placement.ray_address}: no Ray cluster answers there "
                 f"({' '.join(str(error).split())})"
@@ -101,6 +104,13 @@ def _initialise(placement: Placement) -> None:
         **quiet,
     )
     _check_capacity(placement, float(ray.cluster_resources().get("CPU", 0)))
+
+
+def _require_answer(address: str) -> None:
+    """OSError at once where nobody listens at host:port; Ray itself would try for minutes."""
+    host, _, port = address.removeprefix("ray://").rpartition(":")
+    if host and port.isdecimal():
+        socket.create_connection((host.strip("[]"), int(port)), timeout=_CONNECT_SECONDS).close()
 
 
 def _check_capacity(placement: Placement, cpus: float) -> None:
