@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import sqlite3
 import subprocess
 import sys
 import time
@@ -85,6 +86,21 @@ class Drivers:
             return status(engine, "demo")[0]
         finally:
             engine.dispose()
+
+    def freeze(self, driver: subprocess.Popen[str]) -> None:
+        """Stop the process outside of a transaction: SQLite has no way to take a lock from a sleeping writer."""
+        while True:
+            os.kill(driver.pid, signal.SIGSTOP)
+            time.sleep(0.1)
+            connection = sqlite3.connect(self.folder / "illada.db", timeout=1, isolation_level=None)
+            try:
+                connection.execute("begin immediate")
+                return
+            except sqlite3.OperationalError:
+                os.kill(driver.pid, signal.SIGCONT)
+                time.sleep(0.05)
+            finally:
+                connection.close()
 
     def result(self) -> Any:
         """Digest of the last artifact's content, which follows from every file before it."""
@@ -175,7 +191,7 @@ def test_many_drivers_at_once_execute_every_step_once(drivers: Drivers, uninterr
 def test_frozen_driver_is_replaced_and_ends_itself_when_it_thaws(drivers: Drivers, uninterrupted: Any) -> None:
     frozen = drivers.start(SECONDS="4", TTL="2")
     drivers.wait_for("begin", "b")
-    os.kill(frozen.pid, signal.SIGSTOP)
+    drivers.freeze(frozen)
     frozen_at = time.monotonic_ns()
     # The frozen driver still holds the artifact's build lock, which only its end releases.
     second = drivers.start(TTL="2")
