@@ -49,6 +49,7 @@ def test_identity(uninterrupted: Path) -> None:
     database = uninterrupted / "runs.db"
     config = uninterrupted / "tiny.yaml"
     before = set((uninterrupted / "store").glob("*/*/record.json"))
+    victim = next((uninterrupted / "store" / "tokenize").glob("*/attempt-*/train/*.arrow"))
 
     illada("run", config, database=database)
     illada("run", config, "--set", "placement.data.workers=1", "--set", "placement.sft.tensor=1", database=database)
@@ -65,7 +66,6 @@ def test_identity(uninterrupted: Path) -> None:
     states = stage_states(database, "other")
     assert {stage for stage, state in states.items() if state == "reused"} == {"acquire-prose", "acquire-code"}
 
-    victim = next((uninterrupted / "store" / "tokenize").glob("*/attempt-*/train/*.arrow"))
     content = bytearray(victim.read_bytes())
     content[len(content) // 2] ^= 1
     victim.write_bytes(content)
