@@ -16,7 +16,7 @@ from sqlalchemy.exc import ArgumentError, DBAPIError
 
 from illada.config import Placement
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 _MIGRATION_LOCK = 0x696C6C61  # "illa": serialises table creation on PostgreSQL
 
 metadata = sa.MetaData()
@@ -39,6 +39,61 @@ runs = sa.Table(
     sa.Column("failed_stage", sa.Text),
     sa.Column("error", sa.Text),
     sa.Column("result", sa.Text),
+    # Set for a submitted run: a job on the Ray cluster at `address` drives it, with the code of `package`, as long as
+    # it is `wanted`. `jobs` counts the jobs started for it, `job` is the last one's id, `next_job` when another may be.
+    sa.Column("address", sa.Text),
+    sa.Column("package", sa.String(64)),
+    sa.Column("wanted", sa.Boolean, nullable=False, server_default=sa.false()),
+    sa.Column("jobs", sa.Integer, nullable=False, server_default="0"),
+    sa.Column("job", sa.Text),
+    sa.Column("next_job", sa.Double, nullable=False, server_default="0"),
+    sa.Column("nodes", sa.Integer),  # of the Ray cluster, as its driver last saw it
+    sa.Column("parent", sa.String(200)),  # the run this one was forked from, and the first stage that may differ
+    sa.Column("fork_stage", sa.String(200)),
+)
+
+packages = sa.Table(
+    "illada_packages",
+    metadata,
+    sa.Column("sha256", sa.String(64), primary_key=True),
+    sa.Column("data", sa.LargeBinary, nullable=False),
+    sa.Column("created", sa.Double, nullable=False),
+)
+
+events = sa.Table(
+    "illada_events",
+    metadata,
+    sa.Column("id", sa.BigInteger().with_variant(sa.Integer, "sqlite"), primary_key=True, autoincrement=True),
+    sa.Column("run_id", sa.String(200), nullable=False, index=True),
+    sa.Column("stage", sa.String(200)),  # None: of the run as a whole
+    sa.Column("at", sa.Double, nullable=False),
+    sa.Column("epoch", sa.BigInteger, nullable=False),
+    sa.Column("kind", sa.String(20), nullable=False),
+    sa.Column("text", sa.Text, nullable=False),
+)
+
+schedules = sa.Table(
+    "illada_schedules",
+    metadata,
+    sa.Column("name", sa.String(63), primary_key=True),
+    sa.Column("cron", sa.String(200), nullable=False),
+    sa.Column("timezone", sa.String(64), nullable=False),
+    sa.Column("config_yaml", sa.Text, nullable=False),
+    sa.Column("address", sa.Text),
+    sa.Column("package", sa.String(64)),
+    sa.Column("paused", sa.Boolean, nullable=False),
+    sa.Column("created", sa.Double, nullable=False),
+    sa.Column("cursor", sa.Double, nullable=False),  # slots up to here have been fired, or lie in a pause
+)
+
+slots = sa.Table(
+    "illada_slots",
+    metadata,
+    sa.Column("schedule", sa.String(63), primary_key=True),
+    sa.Column("slot", sa.BigInteger, primary_key=True),  # seconds since the epoch
+    sa.Column("run_id", sa.String(200), nullable=False),
+    sa.Column("fired", sa.Double, nullable=False),
+    sa.Column("error", sa.Text),
 )
 
 leases = sa.Table(
@@ -168,3 +223,18 @@ def _prepare(connection: sa.Connection, create: bool, url: sa.URL) -> None:
     version = connection.execute(sa.select(sa.func.max(schema.c.version))).scalar_one()
     if version > SCHEMA_VERSION:
         raise DatabaseError(f"{name}: written by a newer illada (schema {version}, this one knows {SCHEMA_VERSION})")
+    if version < SCHEMA_VERSION:
+        _upgrade(connection)
+
+
+def _upgrade(connection: sa.Connection) -> None:
+    """Add the tables and columns that have come since: history is kept, an older illada refuses the database."""
+    metadata.create_all(connection)
+    inspector = sa.inspect(connection)
+    for table in metadata.sorted_tables:
+        known = {column["name"] for column in inspector.get_columns(table.name)}
+        for column in table.columns:
+            if column.name not in known:
+                definition = sa.schema.CreateColumn(column).compile(dialect=connection.dialect)
+                connection.exec_driver_sql(f"ALTER TABLE {table.name} ADD COLUMN {definition}")
+    connection.execute(schema.update().values(version=SCHEMA_VERSION))

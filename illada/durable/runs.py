@@ -44,6 +44,15 @@ class Run:
     failed_stage: str | None
     error: str | None
     result: Mapping[str, Any] | None
+    address: str | None = None
+    package: str | None = None
+    wanted: bool = False
+    jobs: int = 0
+    job: str | None = None
+    next_job: float = 0.0
+    nodes: int | None = None
+    parent: str | None = None
+    fork_stage: str | None = None
 
     @property
     def workflow_id(self) -> str:

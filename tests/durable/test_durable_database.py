@@ -9,7 +9,8 @@ import pytest
 import sqlalchemy as sa
 
 from illada.config import Placement
-from illada.durable.database import SCHEMA_VERSION, DatabaseError, default_database, open_database, schema
+from illada.durable.database import SCHEMA_VERSION, DatabaseError, default_database, open_database, schema, slots
+from illada.durable.runs import RunRegistry
 
 
 def test_default_is_beside_the_store_and_absolute(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -121,4 +122,24 @@ def test_writers_wait_for_each_other(tmp_path: Path) -> None:
         thread.join()
     with engine.begin() as connection:
         assert connection.execute(sa.text("SELECT value FROM counter")).scalar_one() == 200
+    engine.dispose()
+
+
+def test_database_of_the_first_schema_is_upgraded_and_keeps_its_runs(tmp_path: Path) -> None:
+    url = f"sqlite:///{tmp_path / 'illada.db'}"
+    engine = open_database(url)
+    RunRegistry(engine).create("old", "x: 1\n", {"x": 1}, "store", ["illada"])
+    with engine.begin() as connection:
+        for column in ("address", "package", "wanted", "jobs", "job", "next_job", "nodes", "parent", "fork_stage"):
+            connection.exec_driver_sql(f"ALTER TABLE illada_runs DROP COLUMN {column}")
+        for table in ("packages", "events", "schedules", "slots"):
+            connection.exec_driver_sql(f"DROP TABLE illada_{table}")
+        connection.execute(sa.update(schema).values(version=1))
+    engine.dispose()
+    engine = open_database(url)
+    run = RunRegistry(engine).get("old")
+    assert (run.identity, run.wanted, run.jobs, run.address) == ({"x": 1}, False, 0, None)
+    with engine.begin() as connection:
+        assert connection.execute(sa.select(schema.c.version)).scalar_one() == SCHEMA_VERSION
+        assert connection.execute(sa.select(sa.func.count()).select_from(slots)).scalar_one() == 0
     engine.dispose()
