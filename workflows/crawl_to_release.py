@@ -19,7 +19,7 @@ from illada.config import Training, TrainPlacement, WorkflowConfig
 from illada.durable.cluster import run_remote
 from illada.durable.engine import StageRunner
 from illada.train.stage import TRAIN_VERSION, train
-from pipelines.acquire import ACQUIRE_VERSION, acquire, source_identity
+from pipelines.acquire import ACQUIRE_VERSION, acquire, check_sources, source_identity
 from pipelines.conversation import pairs_identity
 from pipelines.curate import CURATE_VERSION, curate
 from pipelines.deduplicate import DEDUPLICATE_VERSION, deduplicate
@@ -27,13 +27,49 @@ from pipelines.pairs import PAIRS_VERSION, build_pairs
 from pipelines.tokenize import TOKENIZE_VERSION, tokenize_documents
 from pipelines.tokenizer import TOKENIZER_VERSION, build_tokenizer
 from workflows.finish import EVALUATE_VERSION, EXPORT_VERSION, RELEASE_VERSION, evaluate, export, release
+from workflows.registry import Workflow
 
 Build = Callable[[Attempt, Progress], Mapping[str, Any]]
 
 
+def check(config: WorkflowConfig) -> None:
+    """Raise ConfigError for missing sources and conversations, unknown languages, and the like."""
+    check_sources(config.data)
+    pairs_identity(config.data.pairs)
+
+
+def stage_configs(config: WorkflowConfig) -> dict[str, dict[str, Any]]:
+    """The configuration that each stage's identity is made of, in the order of the graph.
+
+    To `acquire-*` and `pairs` the graph adds the content of the files that the configuration names.
+    """
+    data, model = config.data, config.model.identity()
+    evaluated = {
+        "evaluate": config.evaluate.identity(),
+        "generate": config.generate.identity(),
+        "objective": config.pretrain.objective.identity(),
+        "window": config.pretrain.window,
+    }
+    return {
+        **{f"acquire-{source.name}": source.identity() for source in data.sources},
+        "curate": data.curate.identity(),
+        "deduplicate": data.deduplicate.identity(),
+        "tokenizer": data.tokenizer.identity(),
+        "tokenize": data.tokenize.identity(),
+        "pretrain": {"training": config.pretrain.identity(), "model": model},
+        "export-base": {"model": model},
+        "evaluate-base": evaluated,
+        "pairs": data.pairs.identity(),
+        "sft": {"training": config.sft.identity(), "model": model},
+        "export-sft": {"model": model},
+        "evaluate-sft": evaluated,
+        "release": config.release.identity(),
+    }
+
+
 def crawl_to_release(run: StageRunner, config: WorkflowConfig) -> dict[str, Any]:
     """Run every stage that has no artifact yet. Returns {"release": fingerprint of the release artifact}."""
-    data, place = config.data, config.placement
+    data, place, configs = config.data, config.placement, stage_configs(config)
 
     sources = {
         source.name: run.stage(
@@ -44,7 +80,7 @@ def crawl_to_release(run: StageRunner, config: WorkflowConfig) -> dict[str, Any]
     curated = run.stage(
         "curate",
         CURATE_VERSION,
-        data.curate.identity(),
+        configs["curate"],
         {name: source.content for name, source in sources.items()},
         lambda attempt, progress: curate(data.curate, sources, attempt, place.data, progress),
         place.data.identity(),
@@ -52,7 +88,7 @@ def crawl_to_release(run: StageRunner, config: WorkflowConfig) -> dict[str, Any]
     documents = run.stage(
         "deduplicate",
         DEDUPLICATE_VERSION,
-        data.deduplicate.identity(),
+        configs["deduplicate"],
         {"curated": curated.fingerprint},
         lambda attempt, progress: deduplicate(data.deduplicate, curated, attempt, place.data, progress),
         place.data.identity(),
@@ -60,7 +96,7 @@ def crawl_to_release(run: StageRunner, config: WorkflowConfig) -> dict[str, Any]
     tokenizer = run.stage(
         "tokenizer",
         TOKENIZER_VERSION,
-        data.tokenizer.identity(),
+        configs["tokenizer"],
         {"documents": documents.fingerprint},
         _remote(build_tokenizer, data.tokenizer, documents),
     )
@@ -68,7 +104,7 @@ def crawl_to_release(run: StageRunner, config: WorkflowConfig) -> dict[str, Any]
     tokens = run.stage(
         "tokenize",
         TOKENIZE_VERSION,
-        data.tokenize.identity(),
+        configs["tokenize"],
         texts,
         lambda attempt, progress: tokenize_documents(
             data.tokenize, documents, tokenizer, attempt, place.data, progress
@@ -94,7 +130,7 @@ def crawl_to_release(run: StageRunner, config: WorkflowConfig) -> dict[str, Any]
     released = run.stage(
         "release",
         RELEASE_VERSION,
-        config.release.identity(),
+        configs["release"],
         {f"{artifact.stage}": artifact.fingerprint for artifact in chain},
         _remote(release, tuned_model, chain, {"base": base_results, "sft": tuned_results}, config.release),
     )
@@ -121,7 +157,7 @@ def _train(
     return run.stage(
         name,
         TRAIN_VERSION,
-        {"training": training.identity(), "model": config.model.identity()},
+        stage_configs(config)[name],
         inputs,
         lambda attempt, progress: train(
             training,
@@ -139,23 +175,22 @@ def _train(
 def _export_and_evaluate(
     run: StageRunner, name: str, config: WorkflowConfig, trained: Artifact, tokenizer: Artifact, tokens: Artifact
 ) -> tuple[Artifact, Artifact]:
+    configs = stage_configs(config)
     model = run.stage(
         f"export-{name}",
         EXPORT_VERSION,
-        {"model": config.model.identity()},
+        configs[f"export-{name}"],
         {"trained": trained.fingerprint, "tokenizer": tokenizer.fingerprint},
         _remote(export, trained, tokenizer, config.model),
     )
     results = run.stage(
         f"evaluate-{name}",
         EVALUATE_VERSION,
-        {
-            "evaluate": config.evaluate.identity(),
-            "generate": config.generate.identity(),
-            "objective": config.pretrain.objective.identity(),
-            "window": config.pretrain.window,
-        },
+        configs[f"evaluate-{name}"],
         {"model": model.fingerprint, "tokens": tokens.fingerprint},
         _remote(evaluate, model, tokens, config),
     )
     return model, results
+
+
+WORKFLOW = Workflow(check=check, graph=crawl_to_release, stage_configs=stage_configs)

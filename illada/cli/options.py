@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from illada.config import Placement, WorkflowConfig, parse_config
+from illada.config import Placement, RunConfig
 
 if TYPE_CHECKING:
     from illada.durable.runs import Run
@@ -30,14 +30,13 @@ def database_url(database: str | None) -> str:
     return database or default_database(Placement())
 
 
-def run_config(run: Run) -> WorkflowConfig:
+def run_config(run: Run) -> RunConfig:
     """The configuration a run was started with."""
-    import yaml
+    from workflows.registry import parse_workflow
 
-    raw: dict[str, Any] = yaml.safe_load(run.config_yaml)
-    return parse_config(raw, WorkflowConfig, where=f"run {run.run_id}")
+    return parse_workflow(run.config_yaml, where=f"run {run.run_id}")
 
 
-def output_folder(config: WorkflowConfig) -> Path:
+def output_folder(config: RunConfig) -> Path:
     """Where a run's summary, report and release go: a folder of the run's name in the placement's output."""
     return Path(config.placement.output).resolve() / config.name

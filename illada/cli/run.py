@@ -14,7 +14,7 @@ from rich.console import Console
 
 from illada.cli.live import LiveStages, duration
 from illada.cli.options import Database, Json, database_url, output_folder, run_config
-from illada.config import WorkflowConfig, dump_config, load_config
+from illada.config import RunConfig, dump_config
 
 if TYPE_CHECKING:
     import sqlalchemy as sa
@@ -46,10 +46,11 @@ def register(app: typer.Typer) -> None:
         changes = list(overrides or [])
         changes += [f"placement.ray_address={ray}"] if ray else []
         changes += [f"name={run_id}"] if run_id else []
-        loaded = load_config(config, WorkflowConfig, changes)
         from illada.durable.database import default_database, open_database
         from illada.durable.runs import RunRegistry
+        from workflows.registry import load_workflow
 
+        loaded = load_workflow(config, changes)
         engine = open_database(database or default_database(loaded.placement))
         store = str(Path(loaded.placement.store).resolve())
         registered = RunRegistry(engine).create(loaded.name, dump_config(loaded), loaded.identity(), store, sys.argv)
@@ -70,8 +71,8 @@ def register(app: typer.Typer) -> None:
         drive(engine, known, run_config(known), as_json=as_json)
 
 
-def drive(engine: sa.Engine, run: Run, config: WorkflowConfig, *, as_json: bool) -> None:
-    """Check the sources, execute the graph (on Ray, once there is work), write summary and report, say where they are.
+def drive(engine: sa.Engine, run: Run, config: RunConfig, *, as_json: bool) -> None:
+    """Check the configuration, execute the graph (on Ray, once there is work), write summary and report, and say where.
 
     Raises:
         ConfigError: a source is missing (before any work starts).
@@ -79,20 +80,18 @@ def drive(engine: sa.Engine, run: Run, config: WorkflowConfig, *, as_json: bool)
     """
     from illada.durable.cluster import Cluster
     from illada.durable.engine import execute
-    from pipelines.acquire import check_sources
-    from pipelines.conversation import pairs_identity
-    from workflows.crawl_to_release import crawl_to_release
+    from workflows.registry import workflow_of
 
     console = Console(stderr=as_json, highlight=False)
     started = time.monotonic()
-    check_sources(config.data)
-    pairs_identity(config.data.pairs)
+    workflow = workflow_of(config)
+    workflow.check(config)
     try:
         with LiveStages(console) as live, Cluster(config.placement) as cluster:
             execute(
                 run,
                 engine,
-                lambda runner: crawl_to_release(runner, config),
+                lambda runner: workflow.graph(runner, config),
                 prepare=cluster.start,
                 listener=live,
                 notice=console.print,
@@ -105,7 +104,7 @@ def drive(engine: sa.Engine, run: Run, config: WorkflowConfig, *, as_json: bool)
         print_summary(console, summary, time.monotonic() - started)
 
 
-def conclude(engine: sa.Engine, run_id: str, config: WorkflowConfig) -> dict[str, Any]:
+def conclude(engine: sa.Engine, run_id: str, config: RunConfig) -> dict[str, Any]:
     """Write report.html, summary.json and a copy of the release into the output folder, as far as the run has come."""
     from illada.artifacts import write_json
     from illada.cli.report import view_run
@@ -140,7 +139,9 @@ def print_summary(console: Console, summary: dict[str, Any], seconds: float) -> 
     for sample in summary["samples"]:
         console.print(f"\n> {sample['prompt']}", style="bold", markup=False)
         console.print(sample["text"].strip() or "(nothing)", markup=False)
-    console.print(f"\nrelease   {summary['release']}", soft_wrap=True)
+    console.print()
+    if summary["release"]:
+        console.print(f"release   {summary['release']}", soft_wrap=True)
     console.print(f"report    {summary['report']}", soft_wrap=True)
     console.print(f"run {summary['run']} finished in {duration(seconds)}")
 

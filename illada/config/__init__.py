@@ -15,11 +15,11 @@ from illada.config.data import (
     WebDocs,
 )
 from illada.config.evaluation import Evaluate, Generate, Release
-from illada.config.load import dump_config, load_config, parse_config
+from illada.config.load import apply_overrides, dump_config, load_config, parse_config, read_config
 from illada.config.model import ModelConfig
 from illada.config.placement import DataPlacement, Placement, TrainPlacement
 from illada.config.training import Objective, Optimizer, Schedule, Training
-from illada.config.workflow import WorkflowConfig
+from illada.config.workflow import RunConfig, WorkflowConfig
 
 __all__ = [
     "Config",
@@ -37,6 +37,7 @@ __all__ = [
     "Placement",
     "PythonCode",
     "Release",
+    "RunConfig",
     "Schedule",
     "Source",
     "TextFiles",
@@ -47,7 +48,9 @@ __all__ = [
     "WarcFiles",
     "WebDocs",
     "WorkflowConfig",
+    "apply_overrides",
     "dump_config",
     "load_config",
     "parse_config",
+    "read_config",
 ]

@@ -23,10 +23,20 @@ def load_config(path: str | Path, kind: type[C], overrides: Sequence[str] = ()) 
     Raises:
         ConfigError: unreadable file, unknown key (with the nearest valid name), wrong value; names file and key.
     """
+    return parse_config(read_config(path, overrides), kind, where=str(path))
+
+
+def read_config(path: str | Path, overrides: Sequence[str] = ()) -> dict[str, Any]:
+    """What `load_config` reads, before it is validated: for a reader that has yet to find out the kind of record."""
     raw = _read(Path(path), seen=())
+    apply_overrides(raw, overrides)
+    return raw
+
+
+def apply_overrides(raw: dict[str, Any], overrides: Sequence[str]) -> None:
+    """Set `key.sub=value` in a mapping, the values read as YAML. Raises ConfigError naming the bad override."""
     for override in overrides:
         _set(raw, override)
-    return parse_config(raw, kind, where=str(path))
 
 
 def parse_config(raw: Mapping[str, Any], kind: type[C], where: str = "configuration") -> C:

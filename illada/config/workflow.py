@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Self
+from typing import Any, Literal, Self
 
 from pydantic import Field, model_validator
 
@@ -14,10 +14,25 @@ from illada.config.placement import Placement, TrainPlacement
 from illada.config.training import Training
 
 
-class WorkflowConfig(Config):
-    """One run from sources to release. `name` is the default run id; everything but `placement` is identity."""
+class RunConfig(Config):
+    """What the configurations of all workflows have in common; `workflow` tells which one a run goes through.
 
+    `name` is the default run id; everything but `placement` is identity.
+    """
+
+    workflow: str
     name: str = Field(pattern=r"^[a-z0-9][a-z0-9._-]{0,62}$")
+    placement: Placement = Placement()
+
+    def identity(self) -> dict[str, Any]:
+        """Everything that can change a result; two configurations with equal identity are the same run."""
+        return self.model_dump(mode="json", exclude={"placement"})
+
+
+class WorkflowConfig(RunConfig):
+    """One run from sources to release: the workflow of a configuration that names none."""
+
+    workflow: Literal["crawl-to-release"] = "crawl-to-release"
     data: DataConfig
     model: ModelConfig
     pretrain: Training
@@ -25,11 +40,10 @@ class WorkflowConfig(Config):
     evaluate: Evaluate = Evaluate()
     generate: Generate = Generate()
     release: Release
-    placement: Placement = Placement()
 
     def identity(self) -> dict[str, Any]:
-        """Everything that can change a result; two configurations with equal identity are the same run."""
-        return self.model_dump(mode="json", exclude={"placement"})
+        """Without `workflow`, which this record always has: runs from before there was a choice stay the same runs."""
+        return self.model_dump(mode="json", exclude={"placement", "workflow"})
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
