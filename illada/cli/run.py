@@ -80,6 +80,8 @@ def drive(engine: sa.Engine, run: Run, config: RunConfig, *, as_json: bool) -> N
     """
     from illada.durable.cluster import Cluster
     from illada.durable.engine import execute
+    from illada.durable.progress import tell_all
+    from illada.durable.telemetry import StageMetrics
     from workflows.registry import workflow_of
 
     console = Console(stderr=as_json, highlight=False)
@@ -93,7 +95,7 @@ def drive(engine: sa.Engine, run: Run, config: RunConfig, *, as_json: bool) -> N
                 engine,
                 lambda runner: workflow.graph(runner, config),
                 prepare=cluster.start,
-                listener=live,
+                listener=tell_all(live, StageMetrics()),
                 notice=console.print,
             )
     finally:

@@ -54,6 +54,16 @@ class StageStatus:
 Listener = Callable[[StageStatus], None]
 
 
+def tell_all(*listeners: Listener) -> Listener:
+    """One listener that passes each update on to several."""
+
+    def tell(status: StageStatus) -> None:
+        for listener in listeners:
+            listener(status)
+
+    return tell
+
+
 def read_stages(engine: sa.Engine, run_id: str, live: bool) -> list[StageStatus]:
     """All stages of a run, in the order they were first reached; without a live driver none is running."""
     query = sa.select(stages).where(stages.c.run_id == run_id).order_by(stages.c.position, stages.c.stage)

@@ -16,6 +16,7 @@ from illada.config import ConfigError, ModelConfig, Training, TrainPlacement
 from illada.model.arithmetic import parameters
 from illada.train import checkpoint
 from illada.train.events import EVENTS
+from illada.train.goodput import Goodput
 from illada.train.job import Job
 from illada.train.metrics import drop_rows, last_row, read_rows
 
@@ -23,6 +24,7 @@ TRAIN_VERSION = 1
 METRICS = "metrics.jsonl"
 _POLL_SECONDS = 0.5
 _LAST_STEPS = 10
+_FIGURES = ("loss", "lr", "grad_norm", "tokens", "tokens_per_second")
 
 
 def train(
@@ -43,7 +45,7 @@ def train(
         initial: a `checkpoint` folder to take weights from; None starts from initial ones.
         attempt: its output receives `checkpoint/`, `metrics.jsonl` and `events.jsonl`.
         placement: layout and resources; a change of it between attempts is fine.
-        progress: receives steps, loss, lr and tokens_per_second about twice a second.
+        progress: receives steps, loss, lr, grad_norm, tokens, tokens_per_second and goodput about twice a second.
 
     Returns:
         steps, tokens, epochs, final_loss (mean of the last ten steps), parameters, seconds_training (of steps alone),
@@ -107,6 +109,7 @@ def _run_ranks(job: Job, done: int, progress: Progress) -> None:
 
     ranks = Ranks(job)
     state = _starting(job)
+    goodput = Goodput(done)
     try:
         ended = False
         while not ended:
@@ -115,9 +118,10 @@ def _run_ranks(job: Job, done: int, progress: Progress) -> None:
             if row is None or row["step"] == done:
                 progress.update(done, state=state)
             elif row.get("skipped"):
-                progress.update(row["step"], lr=row["lr"])
+                progress.update(row["step"], lr=row["lr"], goodput=goodput.observe(row["step"], 0.0))
             else:
-                progress.update(row["step"], **{name: row[name] for name in ("loss", "lr", "tokens_per_second")})
+                figures = {name: row[name] for name in _FIGURES}
+                progress.update(row["step"], **figures, goodput=goodput.observe(row["step"], row["seconds"]))
     finally:
         ranks.stop()
 

@@ -54,12 +54,14 @@ class Watching:
         self.step, self.act, self.acted = step, act, False
         self.total: float | None = None
         self.seen: list[float] = []
+        self.figures: dict[str, float | str] = {}
 
     def start(self, total: float | None, unit: str) -> None:
         self.total = total
 
     def update(self, done: float, **figures: float | str) -> None:
         self.seen.append(done)
+        self.figures |= figures
         if done >= self.step and not self.acted:
             self.acted = True
             self.act()
@@ -99,6 +101,9 @@ def test_trained_and_published(reference: Path, shards: Path, tmp_path: Path) ->
     assert_as_undisturbed(output, reference)
     assert "epoch" not in verify(output / "checkpoint")
     assert (progress.total, progress.seen[-1]) == (20, 20)
+    last = trace(output / "metrics.jsonl")[-1]
+    assert {name: progress.figures[name] for name in ("loss", "lr", "grad_norm", "tokens")}.items() <= last.items()
+    assert 0 < float(progress.figures["goodput"]) < 1 and float(progress.figures["tokens_per_second"]) > 0
     assert (statistics["steps"], statistics["tokens"], statistics["checkpoints"]) == (20, 20 * 8 * 32, [10, 20])
     assert statistics["restarts"] == statistics["skipped"] == 0
     weights = export_weights(output / "checkpoint", MODEL)
