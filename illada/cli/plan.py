@@ -27,6 +27,11 @@ def register(app: typer.Typer) -> None:
         memory: Annotated[float, typer.Option(help="Memory of one, in GB.", min=1.0)] = 80.0,
         tflops: Annotated[float, typer.Option(help="Dense bfloat16 peak of one, in TFLOP/s.", min=0.001)] = 989.0,
         mfu: Annotated[float, typer.Option(help="Model FLOPs utilisation expected.", min=0.001, max=1.0)] = 0.4,
+        mtbf: Annotated[
+            float, typer.Option(help="Failure rate: mean hours between failures of one accelerator.", min=0.001)
+        ] = 50_000.0,
+        restart: Annotated[float, typer.Option(help="Minutes from a failure to the next step.", min=0.001)] = 10.0,
+        write: Annotated[float, typer.Option(help="Checkpoint storage takes so many GB/s in all.", min=0.001)] = 5.0,
         as_json: Json = False,
     ) -> None:
         """Parameters, memory a rank, FLOPs, device hours, storage and checkpoint cadence of CONFIG; starts nothing."""
@@ -34,7 +39,15 @@ def register(app: typer.Typer) -> None:
         from illada.train.plan import Cluster
         from illada.train.plan import plan as make_plan
 
-        cluster = Cluster(devices=devices, device_memory_gb=memory, peak_tflops=tflops, mfu=mfu)
+        cluster = Cluster(
+            devices=devices,
+            device_memory_gb=memory,
+            peak_tflops=tflops,
+            mfu=mfu,
+            mtbf_hours=mtbf,
+            restart_minutes=restart,
+            write_gb_per_second=write,
+        )
         made = make_plan(load_config(config, WorkflowConfig), cluster)
         if as_json:
             print(json.dumps(made.as_json(), indent=1))
@@ -47,8 +60,9 @@ def _print(plan: Plan) -> None:
     count = plan.parameters
     console.print(
         f"[bold]{plan.name}[/bold]: {amount(count.total)} parameters, "
-        f"{amount(count.non_embedding)} without embeddings\n"
-        f"on {plan.cluster.devices} devices of {plan.cluster.device_memory_gb:g} GB at {plan.cluster.mfu:.0%} MFU"
+        f"{amount(count.non_embedding)} without embeddings, {amount(count.active)} active\n"
+        f"on {plan.cluster.devices} devices of {plan.cluster.device_memory_gb:g} GB at {plan.cluster.mfu:.0%} MFU, "
+        f"one failure in {plan.cluster.mtbf_hours / plan.cluster.devices:.3g} h"
     )
     table = Table(box=None, pad_edge=True)
     for heading in ("", "pretrain", "sft"):

@@ -32,6 +32,11 @@ class ParameterCount:
         """Everything; a tied embedding counts once."""
         return self.embedding + self.non_embedding
 
+    @property
+    def active(self) -> int:
+        """Those that work on each token: all, since every FFN is dense."""
+        return self.total
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TokenFlops:

@@ -30,11 +30,12 @@ _WASTE = 0.01
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ParameterPlan:
-    """Trainable parameters; a tied embedding counts once."""
+    """Trainable parameters; a tied embedding counts once. `active` ones work on each token: all, in a dense model."""
 
     total: int
     non_embedding: int
     embedding: int
+    active: int
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -100,7 +101,9 @@ def plan(config: WorkflowConfig, cluster: Cluster) -> Plan:
     return Plan(
         name=config.name,
         cluster=cluster,
-        parameters=ParameterPlan(total=count.total, non_embedding=count.non_embedding, embedding=count.embedding),
+        parameters=ParameterPlan(
+            total=count.total, non_embedding=count.non_embedding, embedding=count.embedding, active=count.active
+        ),
         pretrain=pretrain,
         sft=sft,
         storage=_storage(config, count.total, pretrain, sft, corpus),

@@ -7,7 +7,9 @@ import math
 from pathlib import Path
 
 import pytest
+from typer.testing import CliRunner
 
+from illada.cli.main import app
 from illada.config import ConfigError, TrainPlacement, WorkflowConfig, load_config
 from illada.train.cadence import daly_interval, lost_fraction
 from illada.train.memory import CHUNK_LOGITS, rank_memory, rank_parameters
@@ -204,10 +206,36 @@ def test_impossible_cluster_is_refused(field: str, value: float) -> None:
 
 def test_json_keys() -> None:
     read = json.loads(json.dumps(plan(workflow("llada-8b"), Cluster(devices=512)).as_json()))
-    assert read["parameters"] == {"total": 8_015_581_184, "non_embedding": 6_979_588_096, "embedding": 1_035_993_088}
+    assert read["parameters"] == {
+        "total": 8_015_581_184,
+        "non_embedding": 6_979_588_096,
+        "embedding": 1_035_993_088,
+        "active": 8_015_581_184,
+    }
     assert read["cluster"]["devices"] == 512
     assert isinstance(read["pretrain"]["device_hours"], float) and read["pretrain"]["checkpoint"]["bytes"] > 1e11
     assert read["warnings"] and read["assumptions"]
+
+
+@pytest.mark.parametrize(("name", "total", "non_embedding"), [("illada-8b", 7.62, 6.98), ("llada-8b", 8.02, 6.98)])
+def test_command_prints_every_figure(name: str, total: float, non_embedding: float) -> None:
+    asked = ["plan", str(CONFIGS / f"{name}.yaml"), "--json", "--devices", "1024", "--mfu", "0.38"]
+    result = CliRunner().invoke(app, [*asked, "--mtbf", "2000", "--restart", "20", "--write", "50"])
+    assert result.exit_code == 0, result.output
+    read = json.loads(result.stdout)
+    assert round(read["parameters"]["total"] / 1e9, 2) == round(read["parameters"]["active"] / 1e9, 2) == total
+    assert round(read["parameters"]["non_embedding"] / 1e9, 2) == non_embedding
+    made = read["pretrain"]
+    assert {"weights", "gradients", "optimizer", "activations", "logits", "total"} <= made["memory_per_rank"].keys()
+    for figure in ("flops", "tokens_per_step", "device_hours", "days", "days_with_failures"):
+        assert made[figure] > 0
+    assert {"tokenize", "pretrain", "sft", "release", "total"} <= read["storage"].keys()
+    seconds = made["checkpoint"]["bytes"] / 50e9
+    best = daly_interval(seconds, 2000 * 3600 / 1024)
+    assert made["checkpoint"]["best_interval_seconds"] == pytest.approx(best)
+    assert made["checkpoint"]["best_lost_fraction"] == pytest.approx(
+        lost_fraction(best, seconds, 2000 * 3600 / 1024, 20 * 60)
+    )
 
 
 @pytest.mark.parametrize("name", ["illada-8b", "llada-8b"])
