@@ -2,8 +2,10 @@
 
 from illada.config.base import Config, ConfigError
 from illada.config.data import (
+    Benchmark,
     Curate,
     DataConfig,
+    Decontaminate,
     Deduplicate,
     Pairs,
     PythonCode,
@@ -14,21 +16,27 @@ from illada.config.data import (
     WarcFiles,
     WebDocs,
 )
-from illada.config.evaluation import Evaluate, Generate, Release
+from illada.config.evaluation import Evaluate, Generate
 from illada.config.load import apply_overrides, dump_config, load_config, parse_config, read_config
 from illada.config.model import ModelConfig
 from illada.config.placement import DataPlacement, Placement, TrainPlacement
+from illada.config.release import GATES, GateName, Gates, Release, Threshold
 from illada.config.training import Objective, Optimizer, Schedule, Training
 from illada.config.workflow import RunConfig, WorkflowConfig
 
 __all__ = [
+    "Benchmark",
     "Config",
     "ConfigError",
     "Curate",
     "DataConfig",
     "DataPlacement",
+    "Decontaminate",
     "Deduplicate",
     "Evaluate",
+    "GATES",
+    "GateName",
+    "Gates",
     "Generate",
     "ModelConfig",
     "Objective",
@@ -41,6 +49,7 @@ __all__ = [
     "Schedule",
     "Source",
     "TextFiles",
+    "Threshold",
     "Tokenize",
     "Tokenizer",
     "TrainPlacement",

@@ -85,6 +85,34 @@ class Deduplicate(Config):
     format_pii: bool = True
 
 
+class Benchmark(Config):
+    """Evaluation data that training should not have seen: JSON lines or JSON (plain, .gz, .zst) or Parquet, by glob.
+
+    `columns` hold the texts of an item: strings, or lists of strings.
+    """
+
+    name: SourceName
+    paths: tuple[str, ...] = Field(min_length=1)
+    columns: tuple[str, ...] = Field(min_length=1)
+
+
+class Decontaminate(Config):
+    """A report of the documents that share a run of `ngram` words with a benchmark (13: GPT-3, arXiv 2005.14165).
+
+    Words are compared without regard to case and punctuation. With no benchmarks there is no report.
+    """
+
+    ngram: int = Field(default=13, ge=4)
+    benchmarks: tuple[Benchmark, ...] = ()
+
+    @model_validator(mode="after")
+    def _unique_names(self) -> Self:
+        names = [benchmark.name for benchmark in self.benchmarks]
+        if len(set(names)) != len(names):
+            raise ValueError(f"benchmark names must differ, got {names}")
+        return self
+
+
 class Tokenizer(Config):
     """Byte-level BPE. `sample_bytes` of documents, chosen by hash, train it."""
 
@@ -121,6 +149,7 @@ class DataConfig(Config):
     sources: tuple[Source, ...] = Field(min_length=1)
     curate: Curate = Curate()
     deduplicate: Deduplicate = Deduplicate()
+    decontaminate: Decontaminate = Decontaminate()
     tokenizer: Tokenizer
     tokenize: Tokenize = Tokenize()
     pairs: Pairs = Pairs()

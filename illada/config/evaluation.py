@@ -1,4 +1,4 @@
-"""How a released model is measured and sampled."""
+"""How a trained model is measured and sampled."""
 
 from __future__ import annotations
 
@@ -24,11 +24,3 @@ class Generate(Config):
     temperature: float = Field(default=0.0, ge=0)
     prompts: tuple[str, ...] = ()
     seed: int = Field(default=0, ge=0)
-
-
-class Release(Config):
-    """What the model card says of itself."""
-
-    model_name: str
-    licence: str = "apache-2.0"
-    description: str = ""

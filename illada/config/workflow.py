@@ -8,9 +8,10 @@ from pydantic import Field, model_validator
 
 from illada.config.base import Config
 from illada.config.data import DataConfig
-from illada.config.evaluation import Evaluate, Generate, Release
+from illada.config.evaluation import Evaluate, Generate
 from illada.config.model import ModelConfig
 from illada.config.placement import Placement, TrainPlacement
+from illada.config.release import Release
 from illada.config.training import Training
 
 
@@ -42,8 +43,11 @@ class WorkflowConfig(RunConfig):
     release: Release
 
     def identity(self) -> dict[str, Any]:
-        """Without `workflow`, which this record always has: runs from before there was a choice stay the same runs."""
-        return self.model_dump(mode="json", exclude={"placement", "workflow"})
+        """Without `workflow`, which this record always has: runs from before there was a choice stay the same runs.
+
+        Without waivers too: they are given when a gate has failed, for that run to go on.
+        """
+        return self.model_dump(mode="json", exclude={"placement": True, "workflow": True, "release": {"waivers"}})
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:

@@ -141,7 +141,10 @@ def test_records_are_frozen() -> None:
             changed(data__sources=[{"kind": "jsonl", "name": "web", "paths": ["x"], "text_colum": "t"}]),
             "data.sources.0.jsonl.text_colum: unknown key; did you mean 'text_column'?",
         ),
-        (changed(release__zzzzzz=1), "release.zzzzzz: unknown key; valid keys: description, licence, model_name"),
+        (
+            changed(release__zzzzzz=1),
+            "release.zzzzzz: unknown key; valid keys: description, gates, licence, model_name, waivers",
+        ),
     ],
 )
 def test_misspelt_key_names_the_nearest(raw: dict[str, Any], message: str) -> None:
