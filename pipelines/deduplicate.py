@@ -2,6 +2,11 @@
 
 The actor pool computes hashes and signatures of the curated files; one process finds duplicates over all of them; the
 pool writes what is left, in the order it came, into files of even size.
+
+Given the signature index of a corpus, documents that equal or nearly equal one the corpus has seen are removed as well,
+and the index is extended. What is left of the new documents is exactly what would be left of them if old and new ones
+were deduplicated together: a document goes when its digest is known, and a whole cluster of near-duplicates goes when
+one of them shares a band with any document seen before, kept or not.
 """
 
 from __future__ import annotations
@@ -10,7 +15,7 @@ import functools
 import hashlib
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,10 +23,12 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow.parquet as pq
 
-from illada.artifacts import Artifact, Attempt, Progress, atomic_path
+from illada.artifacts import Artifact, Attempt, Progress
 from illada.config import DataPlacement, Deduplicate
 from pipelines.documents import TextDocument, document_files, read_documents, write_documents
 from pipelines.funnel import Funnel, Tally
+from pipelines.index import DIGESTS, SignatureIndex, band_table, build_part, look_up
+from pipelines.known import Lookups, save
 from pipelines.pool import ActorPool, Unit, UnitResult
 
 DEDUPLICATE_VERSION = 1
@@ -32,39 +39,75 @@ _SMALL_FILE_BYTES = 2**20
 _FEW_FILES = 16  # small corpora are cut finer, to occupy several workers later on
 
 Mask = npt.NDArray[np.bool_]
+_COLUMNS: Mapping[str, tuple[type[Any], tuple[int, ...]]] = {
+    "sizes": (np.int64, ()),
+    "digests": (np.uint64, (2,)),
+    "comparable": (np.bool_, ()),
+}
+"""Type and shape of a document's row in the arrays of `_sign`."""
 
 
 def deduplicate(
-    config: Deduplicate, curated: Artifact, attempt: Attempt, placement: DataPlacement, progress: Progress
+    config: Deduplicate,
+    curated: Artifact,
+    attempt: Attempt,
+    placement: DataPlacement,
+    progress: Progress,
+    index: SignatureIndex | None = None,
 ) -> dict[str, Any]:
     """Build the documents of `curated` without duplicates and personal data.
 
-    Returns statistics: funnel, languages, sources, damaged (always empty: its input is this project's own).
+    With an `index` (of no segments for a new corpus), also without what it knows; the output then has its successor.
+
+    Returns statistics: funnel, languages, sources, damaged (always empty: its input is this project's own), and of an
+    index its documents, segments, merged ones and bytes.
     """
     files = document_files(curated)
-    with ActorPool(functools.partial(DeduplicateWorker, config), placement) as pool:
+    with ActorPool(functools.partial(DeduplicateWorker, config, index), placement) as pool:
         signed = pool.run(_sign_units(files), attempt.work / "signed", progress, "documents")
+        lookups = None if index is None else Lookups(index, pool, attempt.work / "known", progress)
         sizes = _gather(signed, "sizes")
-        unique = _first_of_equal(signed)
-        kept = _first_of_similar(signed, unique, config.bands)
-        units = _write_units(files, sizes, kept, attempt.work)
+        fates = _decide(signed, config.bands, lookups)
+        units = _write_units(files, sizes, fates.kept, attempt.work)
         written = pool.run(units, attempt.work / "written", progress, "documents")
+        extended = {} if lookups is None else {"index": lookups.write(attempt, len(sizes))}
     for number, result in enumerate(written):
         attempt.adopt(result.folder / "documents.parquet", f"documents/{number:05d}.parquet")
-    return _statistics(sizes, unique, kept, written)
+    return {**_statistics(sizes, fates, written), **extended}
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Fates:
+    """What becomes of each document; each mask is a subset of the one before.
+
+    Attributes:
+        first: no earlier one of these documents is equal to it.
+        unique: and none that the corpus has seen is.
+        fresh: and no near-duplicate of it is one that the corpus has seen.
+        kept: and none is earlier among these documents.
+    """
+
+    first: Mask
+    unique: Mask
+    fresh: Mask
+    kept: Mask
 
 
 class DeduplicateWorker:
-    """Signs or writes documents, one file after another."""
+    """Signs or writes documents, one file after another, and looks up or merges ranges of keys."""
 
-    def __init__(self, config: Deduplicate) -> None:
+    def __init__(self, config: Deduplicate, index: SignatureIndex | None) -> None:
         from pipelines.minhash import MinHasher
 
-        self._config, self._hasher = config, MinHasher(config)
+        self._config, self._hasher, self._index = config, MinHasher(config), index
 
     def run(self, unit: Unit, output: Path) -> dict[str, Any]:
-        """A unit of `_sign_units` or of `_write_units`."""
-        return self._sign(unit, output) if unit.payload["task"] == "sign" else self._write(unit, output)
+        """A unit of `_sign_units`, of `_write_units`, or of `pipelines.known`."""
+        task = unit.payload["task"]
+        if task in ("sign", "write"):
+            return self._sign(unit, output) if task == "sign" else self._write(unit, output)
+        assert self._index is not None, "only an index gives units of keys"
+        return (look_up if task == "look-up" else build_part)(self._index, unit.payload, output)
 
     def _sign(self, unit: Unit, output: Path) -> dict[str, Any]:
         """Arrays with a row for each document: size, digest [2], whether it has a signature, band keys [bands, 2]."""
@@ -121,37 +164,56 @@ def _sign_units(files: Sequence[Path]) -> list[Unit]:
 
 
 def _gather(signed: Sequence[UnitResult], name: str) -> npt.NDArray[Any]:
-    return np.concatenate([np.load(result.folder / f"{name}.npy") for result in signed])
+    dtype, shape = _COLUMNS[name]
+    return np.concatenate([np.empty((0, *shape), dtype), *(np.load(r.folder / f"{name}.npy") for r in signed)])
 
 
-def _first_of_equal(signed: Sequence[UnitResult]) -> Mask:
-    """Which documents no earlier one is equal to."""
-    from pipelines.minhash import first_of_each
+def _gather_band(signed: Sequence[UnitResult], band: int) -> npt.NDArray[np.uint64]:
+    columns = [np.load(result.folder / "bands.npy", mmap_mode="r")[:, band] for result in signed]
+    return np.concatenate([np.empty((0, 2), np.uint64), *columns])
+
+
+def _decide(signed: Sequence[UnitResult], bands: int, lookups: Lookups | None) -> Fates:
+    """The fate of every document, by its digest and band keys."""
+    from pipelines.minhash import clusters, first_of_each
 
     digests = _gather(signed, "digests")
-    return first_of_each(digests) == np.arange(len(digests))
-
-
-def _first_of_similar(signed: Sequence[UnitResult], unique: Mask, bands: int) -> Mask:
-    """Which of the `unique` documents are the first of their cluster of near-duplicates."""
-    from pipelines.minhash import clusters, first_of_each
+    places = np.arange(len(digests))
+    first = first_of_each(digests) == places
+    unique = first.copy()
+    if lookups is not None:
+        lookups.ask(DIGESTS, digests[first])
+        lookups.answer([DIGESTS])
+        unique[first] = ~lookups.known(DIGESTS)
 
     candidates = np.flatnonzero(unique & _gather(signed, "comparable"))
     links = []
     for band in range(bands):
-        keys = np.concatenate([np.load(result.folder / "bands.npy", mmap_mode="r")[:, band] for result in signed])
-        first = first_of_each(keys[candidates])
-        linked = first != np.arange(len(candidates))
-        links.append((candidates[first[linked]], candidates[linked]))
-    return unique & (clusters(len(unique), links) == np.arange(len(unique)))
+        keys = _gather_band(signed, band)[candidates]
+        firsts = first_of_each(keys)
+        linked = firsts != np.arange(len(candidates))
+        links.append((candidates[firsts[linked]], candidates[linked]))
+        if lookups is not None:
+            lookups.ask(band_table(band), keys)
+    roots = clusters(len(digests), links)
+
+    seen = np.zeros_like(first)
+    if lookups is not None:
+        names = [band_table(band) for band in range(bands)]
+        lookups.answer(names)
+        for name in names:
+            seen[roots[candidates[lookups.known(name)]]] = True
+    fresh = unique & ~seen[roots]
+    return Fates(first=first, unique=unique, fresh=fresh, kept=fresh & (roots == places))
 
 
 def _write_units(files: Sequence[Path], sizes: npt.NDArray[np.int64], kept: Mask, work: Path) -> list[Unit]:
     """Output files as ranges of the kept documents with about equal bytes, each naming the rows it is read from."""
     mask = work / "kept.npy"
-    with atomic_path(mask) as temporary, temporary.open("wb") as file:
-        np.save(file, kept)
+    save(mask, kept)
     indices = np.flatnonzero(kept)
+    if not len(indices):
+        return []
     ends = np.cumsum(sizes[indices])
     total = int(ends[-1])
     number = max(math.ceil(total / FILE_BYTES), min(_FEW_FILES, math.ceil(total / _SMALL_FILE_BYTES)))
@@ -189,22 +251,24 @@ def _kept_documents(payload: Mapping[str, Any]) -> Iterator[TextDocument]:
                 yield document
 
 
-def _statistics(
-    sizes: npt.NDArray[np.int64], unique: Mask, kept: Mask, written: Sequence[UnitResult]
-) -> dict[str, Any]:
+def _statistics(sizes: npt.NDArray[np.int64], fates: Fates, written: Sequence[UnitResult]) -> dict[str, Any]:
     languages, sources = Tally(), Tally()
     for result in written:
         languages.update(result.statistics["languages"])
         sources.update(result.statistics["sources"])
     funnel = Funnel(["exact", "near", "pii"])
-    before = np.ones_like(unique)
-    for step, reason, after in (("exact", "duplicate", unique), ("near", "near_duplicate", kept)):
+    before = np.ones_like(fates.kept)
+    for step, reasons in (
+        ("exact", (("duplicate", fates.first), ("known_duplicate", fates.unique))),
+        ("near", (("known_near_duplicate", fates.fresh), ("near_duplicate", fates.kept))),
+    ):
         funnel.read(step, int(sizes[before].sum()), int(before.sum()))
-        funnel.keep(step, int(sizes[after].sum()), int(after.sum()))
-        if lost := int(before.sum() - after.sum()):
-            funnel.drop(step, reason, lost)
-        before = after
-    funnel.read("pii", int(sizes[kept].sum()), int(kept.sum()))
+        for reason, after in reasons:
+            if lost := int(before.sum() - after.sum()):
+                funnel.drop(step, reason, lost)
+            before = after
+        funnel.keep(step, int(sizes[before].sum()), int(before.sum()))
+    funnel.read("pii", int(sizes[before].sum()), int(before.sum()))
     for row in languages.rows().values():
         funnel.keep("pii", row["bytes"], row["documents"])
     return {
