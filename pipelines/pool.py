@@ -133,7 +133,7 @@ class ActorPool:
             try:
                 marker = ray.get(reference)
             except RayTaskError as error:
-                raise _unwrapped(error, unit) from None
+                raise _unwrapped(error, unit) from error  # whose text is the worker's traceback
             except (RayActorError, OutOfMemoryError) as error:
                 self._lose(actor, unit, error)
                 continue
@@ -223,6 +223,4 @@ def _unwrapped(error: RayTaskError, unit: Unit | None) -> BaseException:
     if isinstance(cause, ValueError | OSError):
         cause.add_note(where)
         return cause
-    unexpected = PoolError(f"{where}: {type(cause).__name__}: {cause}")
-    unexpected.add_note(str(error))  # the worker's traceback
-    return unexpected
+    return PoolError(f"{where}: {type(cause).__name__}: {cause}")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import hashlib
+import os
 import platform
 import re
 import subprocess
@@ -15,6 +16,8 @@ from typing import Any
 
 _ROOT = Path(__file__).resolve().parents[2]
 _PASSWORD = re.compile(r"(://[^\s/:@]*:)[^\s/]*@")
+_SECRET = re.compile(r"(TOKEN|SECRET|PASSWORD|PASSWD|CREDENTIALS?|API_?KEY|ACCESS_KEY)(_ID)?$", re.IGNORECASE)
+_SHORTEST_SECRET = 8  # what is shorter is a flag or a name, and would be cut out of the middle of words
 _PACKAGES = ("illada", "pipelines", "workflows")
 _VERSIONS = (
     "ray",
@@ -43,9 +46,15 @@ def code_provenance() -> dict[str, Any]:
     }
 
 
-def redact(arguments: Sequence[str]) -> list[str]:
-    """The command line without passwords of URLs."""
-    return [_PASSWORD.sub(r"\1***@", argument) for argument in arguments]
+def redact(texts: Sequence[str]) -> list[str]:
+    """Command-line arguments or messages, without passwords of URLs and secrets of this process's environment."""
+    secrets = {value for name, value in os.environ.items() if _SECRET.search(name) and len(value) >= _SHORTEST_SECRET}
+    hidden = []
+    for text in texts:
+        for secret in sorted(secrets, key=len, reverse=True):
+            text = text.replace(secret, "***")
+        hidden.append(_PASSWORD.sub(r"\1***@", text))
+    return hidden
 
 
 def _code_hash() -> str:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import socket
 import time
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -9,6 +11,7 @@ from typing import Any
 import sqlalchemy as sa
 
 from illada.durable.database import clock, leases
+from illada.durable.events import record_event
 from illada.durable.lease import request_stop
 from illada.durable.progress import StageStatus, read_stages
 from illada.durable.runs import Run, RunRegistry
@@ -61,6 +64,7 @@ def cancel(engine: sa.Engine, run_id: str, wait: float = 30.0) -> RunStatus:
     """
     registry = RunRegistry(engine)
     run = registry.get(run_id)
+    record_event(engine, run_id, "asked to stop", f"by process {os.getpid()} on {socket.gethostname()}")
     deadline = time.monotonic() + wait
     while request_stop(engine, run_id):
         if time.monotonic() > deadline:

@@ -162,7 +162,10 @@ def run_remote(
                 done, figures = value
                 progress.update(done, **figures)
     except ray.exceptions.RayError as error:
-        raise root_cause(error) from None
+        cause = root_cause(error)
+        if cause is error:
+            raise
+        raise cause from error  # whose text is the traceback of the task
     except BaseException:
         _stop(stream, key)
         raise

@@ -12,11 +12,13 @@ import contextlib
 import json
 import os
 import signal
+import socket
 import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import sqlalchemy as sa
@@ -24,7 +26,8 @@ from dbos import DBOS, DBOSPortableJSONSerializer, SetWorkflowID
 from dbos import error as dbos_error
 
 from illada.artifacts import StageInterrupted, canonical_json
-from illada.durable.errors import RunBusy, RunInterrupted, StageFailed, describe, root_cause
+from illada.durable.errors import RunBusy, RunInterrupted, StageFailed, describe, full_traceback, root_cause
+from illada.durable.events import record_event
 from illada.durable.lease import Lease
 from illada.durable.progress import Listener, StageStatus, forget_pending_stages, reset_stages
 from illada.durable.runs import Run, RunRegistry
@@ -111,7 +114,14 @@ def execute(
     """
     registry = RunRegistry(engine)
     with Lease(engine, run.run_id, ttl=ttl, wait=wait, on_wait=notice) as lease:
-        run = replace(run, generation=registry.get(run.run_id).generation)
+        known = registry.get(run.run_id)
+        run = replace(run, generation=known.generation)
+        record = partial(record_event, engine, run.run_id, epoch=lease.epoch)
+        driver = f"process {os.getpid()} on {socket.gethostname()}"
+        if known.status == "running":
+            record("taken over", f"{driver}; the driver before it ended without a word")
+        else:
+            record("started", driver)
         registry.update(
             run.run_id,
             config_yaml=run.config_yaml,
@@ -124,16 +134,19 @@ def execute(
         try:
             with _signals(lease):
                 result = _drive(_Driver(run, engine, registry, lease, prepare, listener), graph)
-        except RunInterrupted:
+        except RunInterrupted as error:
             registry.update(run.run_id, status="cancelled" if lease.cancelled else "interrupted")
+            record("cancelled" if error.cancelled else "interrupted")
             raise
         except Exception as error:
             stage = error.stage if isinstance(error, StageFailed) else None
             cause = error.cause if isinstance(error, StageFailed) else root_cause(error)
             registry.update(run.run_id, status="failed", failed_stage=stage, error=describe(cause))
+            record("failed", f"stage {stage}: {describe(cause)}" if stage else full_traceback(error))
             raise
         forget_pending_stages(engine, run.run_id)
         registry.update(run.run_id, status="finished", result=json.dumps(result))
+        record("finished")
         return result
 
 
@@ -214,6 +227,9 @@ def _drive(driver: _Driver, graph: Graph) -> Mapping[str, Any]:
                 _settle(driver.run.workflow_id)
                 if not isinstance(execution.error, StaleHistory):
                     raise execution.error
+                record_event(
+                    driver.engine, run_id, "gone through again", str(execution.error), epoch=driver.lease.epoch
+                )
                 execution = driver.execution(graph)
                 driver.next_generation()
     finally:

@@ -3,7 +3,16 @@
 from __future__ import annotations
 
 import operator
+import re
 import sys
+import traceback
+
+from illada.artifacts.provenance import redact
+
+_LONGEST_LINE = 500
+_ANSI = re.compile(r"\x1b\[[0-9;]*m")
+_RAY_ADVICE = re.compile(r"\s*Some common causes include:.*", re.DOTALL)  # the same paragraph whatever happened
+_RAY_ACTOR = re.compile(r"\s*class_name: .*?\sip: \S+", re.DOTALL)
 
 
 class RunBusy(ValueError):
@@ -44,11 +53,36 @@ def root_cause(error: BaseException) -> BaseException:
 
 
 def describe(error: BaseException) -> str:
-    """One line for people: our own errors speak for themselves, others are named by their type."""
-    text = " ".join(str(error).split())
-    if type(error).__module__.startswith(("illada.", "pipelines.", "workflows.")) and text:
-        return text
-    return f"{type(error).__name__}: {text}" if text else type(error).__name__
+    """One line for people: our own errors speak for themselves, others are named by their type.
+
+    Notes that say where it happened are kept; Ray's advice, process ids and colours are not, nor are passwords.
+    """
+    text = _ANSI.sub("", str(error))
+    module = type(error).__module__
+    named = module.startswith(("illada.", "pipelines.", "workflows.")) and bool(text)
+    if module.startswith("ray."):
+        remote = _last_line(text)
+        text, named = (remote, True) if remote else (text.partition("\nObject store memory usage")[0], False)
+    text = " ".join(_RAY_ACTOR.sub("", _RAY_ADVICE.sub("", text)).split())
+    if not named:
+        text = f"{type(error).__name__}: {text}" if text else type(error).__name__
+    places = [note for note in getattr(error, "__notes__", []) if "\n" not in note]
+    if places:
+        text += f" ({'; '.join(places)})"
+    text = redact([text])[0]
+    return text if len(text) <= _LONGEST_LINE else f"{text[: _LONGEST_LINE - 3]}..."
+
+
+def full_traceback(error: BaseException) -> str:
+    """Everything that is known of an error, over many lines: remote tracebacks and notes too."""
+    text = "".join(traceback.format_exception(error)).strip()
+    return redact([_ANSI.sub("", text)])[0]
+
+
+def _last_line(text: str) -> str | None:
+    """What a remote traceback inside Ray's message ends with: "ValueError: the real message"."""
+    lines = text.strip().splitlines()
+    return lines[-1] if any(line.startswith('  File "') for line in lines) else None
 
 
 def is_transient(error: BaseException) -> bool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,8 @@ from dbos import DBOS
 from dbos import error as dbos_error
 
 from illada.artifacts import Artifact, Attempt, Progress, StageIdentity, StageInterrupted, Store
-from illada.durable.errors import StageFailed, describe, is_transient, root_cause
+from illada.durable.errors import StageFailed, describe, full_traceback, is_transient, root_cause
+from illada.durable.events import record_event
 from illada.durable.lease import Lease
 from illada.durable.progress import Listener, StageProgress
 from illada.durable.runs import Run
@@ -93,6 +95,7 @@ class StageRunner:
         except Exception as error:
             cause = root_cause(error)
             step.progress.end("failed", error=describe(cause))
+            step.record("failed", full_traceback(cause))
             raise StageFailed(name, cause) from cause
         artifact = step.artifact
         if artifact is None:
@@ -127,6 +130,10 @@ class _Step:
         self.build = build
         self.placement = placement
         self.artifact: Artifact | None = None
+        self.record = partial(
+            record_event, runner._engine, runner.run_id, stage=identity.stage, epoch=runner._lease.epoch
+        )
+        self._failures = 0
         self.progress = StageProgress(
             runner._engine,
             runner.run_id,
@@ -148,13 +155,21 @@ class _Step:
                 self.artifact, reused = self._build()
             except StageInterrupted as error:
                 progress.end("stopped")
+                self.record("stopped")
                 raise dbos_error.DBOSWorkflowCancelledError(str(error)) from error
+            except Exception as error:
+                self._failures += 1
+                if is_transient(error) and self._failures < _ATTEMPTS:
+                    self.record("retry", f"try {self._failures} of {_ATTEMPTS} failed: {full_traceback(error)}")
+                raise
+        seconds = round(time.monotonic() - began, 3)
         progress.end("reused" if reused else "done", reused=reused)
+        self.record("reused" if reused else "done", f"{self.identity.fingerprint[:12]} in {seconds:.1f} s")
         return {
             "stage": self.identity.stage,
             "fingerprint": self.identity.fingerprint,
             "reused": reused,
-            "seconds": round(time.monotonic() - began, 3),
+            "seconds": seconds,
         }
 
     def _wait_for_other_run(self) -> None:
@@ -170,6 +185,7 @@ class _Step:
             if existing is not None:
                 return existing, True
             self.progress.attempt()
+            self.record("attempt", f"{self.progress.status.attempt}")
             started = time.time()
             statistics = self.build(attempt, self.progress)
             self.runner._lease.check()

@@ -114,9 +114,9 @@ def _fit(job: Job, stop_file: Path) -> None:
     try:
         trainer.fit()
     except ControllerError as error:
-        raise error.controller_failure from None
+        raise error.controller_failure from error
     except WorkerGroupError as error:
-        raise describe(error.worker_failures, job.work) from None
+        raise describe(error.worker_failures, job.work) from error
 
 
 class _Failures(UserCallback):
