@@ -8,7 +8,7 @@ import sys
 import typer
 from rich.console import Console
 
-from illada.cli import generate, inspect, plan, report, run, verify
+from illada.cli import cancel, generate, logs, plan, report, run, status, verify
 
 app = typer.Typer(
     help="From raw web crawls to a released diffusion language model, as durable workflows on Ray.",
@@ -18,7 +18,9 @@ app = typer.Typer(
     rich_markup_mode="markdown",
 )
 run.register(app)
-inspect.register(app)
+status.register(app)
+logs.register(app)
+cancel.register(app)
 report.register(app)
 generate.register(app)
 plan.register(app)

@@ -10,10 +10,12 @@ from typing import Any
 
 import sqlalchemy as sa
 
+from illada.config import ConfigError
 from illada.durable.database import clock, leases
+from illada.durable.errors import nearest
 from illada.durable.events import record_event
 from illada.durable.lease import request_stop
-from illada.durable.progress import StageStatus, read_stages
+from illada.durable.progress import StageStatus, read_all_stages, read_stages
 from illada.durable.runs import Run, RunRegistry
 
 
@@ -23,6 +25,8 @@ class RunStatus:
 
     `state`: created, running (its driver is alive), stopping, stopped (its driver died; resume it), finished, failed,
     interrupted or cancelled. `resume` is the command that continues it, None where there is nothing to continue.
+    `driver` (host and process id) and `nodes` of its Ray cluster are those of a live one; `address` and `job` are of a
+    run that was submitted, `parent` and `fork_stage` of a forked one.
     """
 
     run_id: str
@@ -32,6 +36,11 @@ class RunStatus:
     created: float
     updated: float
     driver: str | None
+    nodes: int | None
+    address: str | None
+    job: str | None
+    parent: str | None
+    fork_stage: str | None
     epoch: int
     generation: int
     stages: list[StageStatus]
@@ -39,6 +48,13 @@ class RunStatus:
     error: str | None
     result: dict[str, Any] | None
     resume: str | None
+
+    @property
+    def stage(self) -> StageStatus | None:
+        """Where the run is: the stage at work or the one it did not get through, else the last it has reached."""
+        reached = [stage for stage in self.stages if stage.state != "pending"]
+        at_work = [stage for stage in reached if stage.state in ("running", "failed", "stopped")]
+        return next(reversed(at_work or reached), None)
 
     def as_json(self) -> dict[str, Any]:
         """Plain JSON types."""
@@ -53,7 +69,19 @@ def status(engine: sa.Engine, run_id: str | None = None) -> list[RunStatus]:
     query = sa.select(leases.c.run_id, leases.c.holder, leases.c.epoch, leases.c.stop, leases.c.expires >= now)
     with engine.begin() as connection:
         held = {row[0]: row[1:] for row in connection.execute(query)}
-    return [_status(engine, run, *held.get(run.run_id, ("", 0, False, False))) for run in runs]
+    live = {name for name, lease in held.items() if lease[3]}
+    stages = read_all_stages(engine, live) if run_id is None else {run_id: read_stages(engine, run_id, run_id in live)}
+    return [_status(run, stages.get(run.run_id, []), *held.get(run.run_id, ("", 0, False, False))) for run in runs]
+
+
+def find_stage(run: RunStatus, stage: str) -> StageStatus:
+    """The stage of this name. Raises ConfigError naming the nearest of those the run has reached."""
+    reached = {known.stage: known for known in run.stages if known.state != "pending"}
+    if stage not in reached:
+        raise ConfigError(
+            f"run {run.run_id} has not come to a stage {stage!r}; {nearest(stage, list(reached), 'stages')}"
+        )
+    return reached[stage]
 
 
 def cancel(engine: sa.Engine, run_id: str, wait: float = 30.0) -> RunStatus:
@@ -96,13 +124,12 @@ def _dbos_schema(engine: sa.Engine) -> str | None:
     return "dbos" if engine.dialect.name == "postgresql" else None
 
 
-def _status(engine: sa.Engine, run: Run, holder: str, epoch: int, stop: bool, live: bool) -> RunStatus:
+def _status(run: Run, stages: list[StageStatus], holder: str, epoch: int, stop: bool, live: bool) -> RunStatus:
     state = run.status
     if live:
         state = "stopping" if stop else "running"
     elif state == "running":
         state = "stopped"
-    stages = read_stages(engine, run.run_id, live)
     return RunStatus(
         run_id=run.run_id,
         state=state,
@@ -111,6 +138,11 @@ def _status(engine: sa.Engine, run: Run, holder: str, epoch: int, stop: bool, li
         created=run.created,
         updated=max([run.updated, *(stage.updated for stage in stages)]),
         driver=" ".join(holder.split(" ")[:2]) if live else None,
+        nodes=run.nodes if live else None,
+        address=run.address,
+        job=run.job,
+        parent=run.parent,
+        fork_stage=run.fork_stage,
         epoch=epoch,
         generation=run.generation,
         stages=stages,

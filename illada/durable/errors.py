@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import difflib
 import operator
 import re
 import sys
 import traceback
+from collections.abc import Sequence
 
 from illada.artifacts.provenance import redact
 
@@ -71,6 +73,12 @@ def describe(error: BaseException) -> str:
         text += f" ({'; '.join(places)})"
     text = redact([text])[0]
     return text if len(text) <= _LONGEST_LINE else f"{text[: _LONGEST_LINE - 3]}..."
+
+
+def nearest(name: str, known: Sequence[str], what: str) -> str:
+    """For the end of a message about a name that does not exist: what may have been meant, or what there is."""
+    near = difflib.get_close_matches(name, known, n=3, cutoff=0.4)
+    return f"did you mean {' or '.join(near)}?" if near else f"known {what}: {', '.join(known[:10]) or 'none'}"
 
 
 def full_traceback(error: BaseException) -> str:

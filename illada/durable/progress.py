@@ -8,8 +8,8 @@ from __future__ import annotations
 import json
 import math
 import time
-from collections import deque
-from collections.abc import Callable, Mapping
+from collections import defaultdict, deque
+from collections.abc import Callable, Mapping, Set
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -68,10 +68,16 @@ def read_stages(engine: sa.Engine, run_id: str, live: bool) -> list[StageStatus]
     """All stages of a run, in the order they were first reached; without a live driver none is running."""
     query = sa.select(stages).where(stages.c.run_id == run_id).order_by(stages.c.position, stages.c.stage)
     with engine.begin() as connection:
-        found = [_status(row) for row in connection.execute(query)]
-    if live:
-        return found
-    return [replace(stage, state="stopped", eta=None) if stage.state == "running" else stage for stage in found]
+        return [_seen(_status(row), live) for row in connection.execute(query)]
+
+
+def read_all_stages(engine: sa.Engine, live: Set[str]) -> dict[str, list[StageStatus]]:
+    """`read_stages` of every run, by run id, in one query; `live` are the runs that have a driver."""
+    found: defaultdict[str, list[StageStatus]] = defaultdict(list)
+    with engine.begin() as connection:
+        for row in connection.execute(sa.select(stages).order_by(stages.c.position, stages.c.stage)):
+            found[row.run_id].append(_seen(_status(row), row.run_id in live))
+    return found
 
 
 def reset_stages(engine: sa.Engine, run_id: str) -> None:
@@ -187,6 +193,10 @@ class StageProgress:
             ).one_or_none()
         fresh = StageStatus(run_id=run_id, stage=stage, position=position)
         return fresh if row is None else replace(_status(row), position=position)
+
+
+def _seen(stage: StageStatus, live: bool) -> StageStatus:
+    return stage if live or stage.state != "running" else replace(stage, state="stopped", eta=None)
 
 
 def _plain(value: float | str) -> float | str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import json
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -15,6 +14,7 @@ from sqlalchemy.dialects import postgresql, sqlite
 from illada.artifacts import canonical_json, fingerprint
 from illada.artifacts.provenance import redact
 from illada.durable.database import runs
+from illada.durable.errors import nearest
 
 _SHOWN_DIFFERENCES = 5
 
@@ -106,9 +106,7 @@ class RunRegistry:
             if row is not None:
                 return _run(row)
             known = list(connection.execute(sa.select(runs.c.run_id).order_by(runs.c.updated.desc())).scalars())
-        near = difflib.get_close_matches(run_id, known, n=3, cutoff=0.4)
-        hint = f"did you mean {' or '.join(near)}?" if near else f"known runs: {', '.join(known[:10]) or 'none'}"
-        raise UnknownRun(f"no run {run_id!r}; {hint}")
+        raise UnknownRun(f"no run {run_id!r}; {nearest(run_id, known, 'runs')}")
 
     def list(self) -> list[Run]:
         """All runs, the latest touched first."""

@@ -1,0 +1,63 @@
+"""`illada logs`: what happened to a run, and the last output of training ranks that have not finished."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import time
+from dataclasses import asdict
+from datetime import datetime
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from illada.cli.options import Database, Json, database_url
+
+if TYPE_CHECKING:
+    from illada.durable.events import Event
+
+_FOLLOW_SECONDS = 1.0
+_OVER = ("finished", "failed", "cancelled", "interrupted")
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command to `app`."""
+
+    @app.command(epilog="Examples: illada logs demo  |  illada logs demo pretrain --follow  |  illada logs demo --json")
+    def logs(
+        run_id: Annotated[str, typer.Argument(help="A run.", metavar="RUN")],
+        stage: Annotated[str | None, typer.Argument(help="One of its stages.", metavar="[STAGE]")] = None,
+        follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on until the run is over.")] = False,
+        database: Database = None,
+        as_json: Json = False,
+    ) -> None:
+        """What happened to RUN: drivers, attempts, retries and failures with their tracebacks; times are local ones.
+
+        For a stage that is at work or has failed, also the last lines that its training ranks wrote, where the store
+        can be read from here. With --json, an event a line.
+        """
+        from illada.durable.client import find_stage, status
+        from illada.durable.database import open_database
+        from illada.durable.events import read_events
+
+        engine = open_database(database_url(database), create=False)
+        (run,) = status(engine, run_id)
+        if stage is not None:
+            find_stage(run, stage)
+        after = 0
+        with contextlib.suppress(KeyboardInterrupt):
+            while True:
+                (run,) = status(engine, run_id)
+                for event in read_events(engine, run_id, stage=stage, after=after):
+                    after = event.id
+                    print(json.dumps(asdict(event)) if as_json else _line(event), flush=True)
+                if not follow or run.state in _OVER:
+                    break
+                time.sleep(_FOLLOW_SECONDS)
+
+
+def _line(event: Event) -> str:
+    when = f"{datetime.fromtimestamp(event.at):%Y-%m-%d %H:%M:%S}"
+    first, *rest = event.text.splitlines() or [""]
+    line = "  ".join(part for part in (when, event.stage, event.kind, first) if part)
+    return "\n".join([line, *(f"    {more}" for more in rest)])
