@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import hashlib
+import json
 import os
 import platform
 import re
@@ -14,11 +15,12 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-_ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[2]
+PACKAGES = ("illada", "pipelines", "workflows")
+MANIFEST = "illada-package.json"  # beside code that was shipped to a cluster: where it came from
 _PASSWORD = re.compile(r"(://[^\s/:@]*:)[^\s/]*@")
 _SECRET = re.compile(r"(TOKEN|SECRET|PASSWORD|PASSWD|CREDENTIALS?|API_?KEY|ACCESS_KEY)(_ID)?$", re.IGNORECASE)
 _SHORTEST_SECRET = 8  # what is shorter is a flag or a name, and would be cut out of the middle of words
-_PACKAGES = ("illada", "pipelines", "workflows")
 _VERSIONS = (
     "ray",
     "torch",
@@ -38,11 +40,10 @@ def code_provenance() -> dict[str, Any]:
     """Hash of the package sources, the git commit with a dirty flag when there is one, versions and command line."""
     return {
         "code_sha256": _code_hash(),
-        "git_commit": _git("rev-parse", "HEAD"),
-        "git_dirty": bool(_git("status", "--porcelain", "--untracked-files=no", "--", *_PACKAGES)),
+        **_origin(),
         "argv": redact(sys.argv),
         "python": platform.python_version(),
-        "versions": {name: metadata.version(name) for name in _VERSIONS},
+        "versions": {name: _version(name) for name in _VERSIONS},
     }
 
 
@@ -57,19 +58,36 @@ def redact(texts: Sequence[str]) -> list[str]:
     return hidden
 
 
+def _version(name: str) -> str:
+    try:
+        return metadata.version(name)
+    except metadata.PackageNotFoundError:
+        return "missing"
+
+
 def _code_hash() -> str:
     digest = hashlib.sha256()
-    for package in _PACKAGES:
-        for path in sorted((_ROOT / package).rglob("*.py")):
-            digest.update(f"{path.relative_to(_ROOT).as_posix()}\0".encode())
+    for package in PACKAGES:
+        for path in sorted((ROOT / package).rglob("*.py")):
+            digest.update(f"{path.relative_to(ROOT).as_posix()}\0".encode())
             digest.update(hashlib.sha256(path.read_bytes()).digest())
     return digest.hexdigest()
+
+
+def _origin() -> dict[str, Any]:
+    """The git commit and whether the code differs from it; shipped code has its origin's, in its manifest."""
+    manifest = ROOT / MANIFEST
+    if manifest.is_file():
+        shipped = json.loads(manifest.read_text(encoding="utf-8"))
+        return {name: shipped[name] for name in ("git_commit", "git_dirty")}
+    dirty = _git("status", "--porcelain", "--untracked-files=no", "--", *PACKAGES)
+    return {"git_commit": _git("rev-parse", "HEAD"), "git_dirty": bool(dirty)}
 
 
 def _git(*arguments: str) -> str | None:
     try:
         result = subprocess.run(
-            ["git", "-C", str(_ROOT), *arguments], capture_output=True, text=True, timeout=20, check=False
+            ["git", "-C", str(ROOT), *arguments], capture_output=True, text=True, timeout=20, check=False
         )
     except (OSError, subprocess.TimeoutExpired):
         return None

@@ -25,7 +25,7 @@ T = TypeVar("T")
 
 _POLL_SECONDS = 0.5
 _CONNECT_SECONDS = 10.0
-_STOP_GRACE_SECONDS = 15.0
+_STOP_GRACE_SECONDS = 1.5
 _LONGEST_TEMPORARY_PATH = 40  # Ray's sockets live about 60 characters below it; the kernel allows 107 in all
 
 

@@ -12,11 +12,18 @@ from typing import Any
 
 import sqlalchemy as sa
 from sqlalchemy import event
-from sqlalchemy.exc import ArgumentError, DBAPIError
+from sqlalchemy.exc import ArgumentError, DBAPIError, SQLAlchemyError
 
 from illada.config import Placement
 
 SCHEMA_VERSION = 2
+_NETWORK = {  # a server that is cut off is noticed in seconds, not in the kernel's quarter of an hour
+    "connect_timeout": 10,
+    "keepalives_idle": 5,
+    "keepalives_interval": 3,
+    "keepalives_count": 3,
+    "tcp_user_timeout": 15_000,
+}
 _MIGRATION_LOCK = 0x696C6C61  # "illa": serialises table creation on PostgreSQL
 
 metadata = sa.MetaData()
@@ -40,13 +47,15 @@ runs = sa.Table(
     sa.Column("error", sa.Text),
     sa.Column("result", sa.Text),
     # Set for a submitted run: a job on the Ray cluster at `address` drives it, with the code of `package`, as long as
-    # it is `wanted`. `jobs` counts the jobs started for it, `job` is the last one's id, `next_job` when another may be.
+    # it is `wanted`. `jobs` counts the jobs started for it, `job` is the last one's id, `next_job` when another may be,
+    # which is `job_delay` seconds after the last one's start.
     sa.Column("address", sa.Text),
     sa.Column("package", sa.String(64)),
     sa.Column("wanted", sa.Boolean, nullable=False, server_default=sa.false()),
     sa.Column("jobs", sa.Integer, nullable=False, server_default="0"),
     sa.Column("job", sa.Text),
     sa.Column("next_job", sa.Double, nullable=False, server_default="0"),
+    sa.Column("job_delay", sa.Double, nullable=False, server_default="0"),
     sa.Column("nodes", sa.Integer),  # of the Ray cluster, as its driver last saw it
     sa.Column("parent", sa.String(200)),  # the run this one was forked from, and the first stage that may differ
     sa.Column("fork_stage", sa.String(200)),
@@ -151,7 +160,7 @@ def open_database(url: str, create: bool = True) -> sa.Engine:
     if target.get_backend_name() == "sqlite":
         engine = _open_sqlite(target, create)
     else:
-        engine = sa.create_engine(target, pool_pre_ping=True, pool_size=3, connect_args={"connect_timeout": 10})
+        engine = sa.create_engine(target, pool_pre_ping=True, pool_size=3, connect_args=_NETWORK)
     try:
         with engine.begin() as connection:
             _prepare(connection, create, target)
@@ -160,6 +169,12 @@ def open_database(url: str, create: bool = True) -> sa.Engine:
         cause = " ".join(str(error.orig).split())
         raise DatabaseError(f"database {target.render_as_string()} cannot be opened: {cause}") from None
     return engine
+
+
+def out_of_reach(engine: sa.Engine, error: SQLAlchemyError) -> DatabaseError:
+    """What to tell people about a database that was there and has gone away."""
+    cause = " ".join(str(getattr(error, "orig", error)).split())
+    return DatabaseError(f"database {engine.url.render_as_string()} has gone out of reach: {cause}")
 
 
 def clock(engine: sa.Engine) -> sa.ColumnElement[float]:

@@ -19,14 +19,24 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from functools import partial
-from typing import Any
+from typing import Any, NoReturn
 
 import sqlalchemy as sa
 from dbos import DBOS, DBOSPortableJSONSerializer, SetWorkflowID
 from dbos import error as dbos_error
+from sqlalchemy.exc import SQLAlchemyError
 
 from illada.artifacts import StageInterrupted, canonical_json
-from illada.durable.errors import RunBusy, RunInterrupted, StageFailed, describe, full_traceback, root_cause
+from illada.durable.database import out_of_reach
+from illada.durable.errors import (
+    RunBusy,
+    RunInterrupted,
+    StageFailed,
+    describe,
+    full_traceback,
+    is_transient,
+    root_cause,
+)
 from illada.durable.events import record_event
 from illada.durable.lease import Lease
 from illada.durable.progress import Listener, StageStatus, forget_pending_stages, reset_stages
@@ -50,7 +60,9 @@ Graph = Callable[[StageRunner], Mapping[str, Any]]
 APPLICATION = "illada"
 EXIT_STOP_IGNORED = 75
 _HISTORY_VERSION = 1  # raised when recorded steps of older drivers can no longer be continued
-_STOP_GRACE_SECONDS = 60.0
+_STOP_GRACE_SECONDS = 3.0  # `illada cancel` promises five to the end of the last process
+_LAST_WORDS_SECONDS = 1.0
+_SAME_SIGNAL_SECONDS = 1.0  # a terminal, a shell and `ray job stop` may each pass on one and the same request
 
 
 class _Execution:
@@ -94,6 +106,7 @@ def execute(
     prepare: Callable[[], None] | None = None,
     listener: Listener | None = None,
     notice: Callable[[str], None] | None = None,
+    guard: Callable[[Run], None] | None = None,
     ttl: float = 15.0,
     wait: float = 20.0,
 ) -> Mapping[str, Any]:
@@ -104,17 +117,25 @@ def execute(
 
     `prepare` is called before the first stage that has to be built: for what builds need and a look at finished work
     does not, such as the Ray cluster (`Cluster.start`). `listener` hears every stage's progress, `notice` gets lines
-    for people. SIGINT and SIGTERM stop the run cleanly, a second one at once. `wait` is how long to wait for another
-    driver's lease. One call at a time in a process.
+    for people. SIGINT and SIGTERM stop the run cleanly, a second one at once. `guard` gets the run as registered once
+    its lease is held, and raises to leave it alone. An outage of the database shorter than `ttl` is ridden out; `wait`
+    is how long to wait for another driver's lease. One call at a time in a process.
+
+    However it ends, no job drives the run any more (`wanted`) unless another one may go on with it: then a node, a
+    worker or the network was lost.
 
     Raises:
         RunBusy: another driver holds the run.
         RunInterrupted: it was stopped or cancelled; run it again to continue.
         StageFailed: a stage raised; carries the cause. Errors outside any stage come as they are.
+        DatabaseError: the run database went away for longer than `ttl`; nothing is recorded.
     """
     registry = RunRegistry(engine)
     with Lease(engine, run.run_id, ttl=ttl, wait=wait, on_wait=notice) as lease:
-        known = registry.get(run.run_id)
+        update = partial(lease.persist, registry.update, run.run_id)
+        known = lease.persist(registry.get, run.run_id)
+        if guard is not None:
+            guard(known)
         run = replace(run, generation=known.generation)
         record = partial(record_event, engine, run.run_id, epoch=lease.epoch)
         driver = f"process {os.getpid()} on {socket.gethostname()}"
@@ -122,8 +143,7 @@ def execute(
             record("taken over", f"{driver}; the driver before it ended without a word")
         else:
             record("started", driver)
-        registry.update(
-            run.run_id,
+        update(
             config_yaml=run.config_yaml,
             store=run.store,
             argv=json.dumps(list(run.argv)),
@@ -135,19 +155,26 @@ def execute(
             with _signals(lease):
                 result = _drive(_Driver(run, engine, registry, lease, prepare, listener), graph)
         except RunInterrupted as error:
-            registry.update(run.run_id, status="cancelled" if lease.cancelled else "interrupted")
+            update(status=_stopped(lease), wanted=False)
             record("cancelled" if error.cancelled else "interrupted")
             raise
+        except SQLAlchemyError as error:
+            raise out_of_reach(engine, error) from error
         except Exception as error:
             stage = error.stage if isinstance(error, StageFailed) else None
             cause = error.cause if isinstance(error, StageFailed) else root_cause(error)
-            registry.update(run.run_id, status="failed", failed_stage=stage, error=describe(cause))
+            over = {} if is_transient(cause) else {"wanted": False}
+            update(status="failed", failed_stage=stage, error=describe(cause), **over)
             record("failed", f"stage {stage}: {describe(cause)}" if stage else full_traceback(error))
             raise
-        forget_pending_stages(engine, run.run_id)
-        registry.update(run.run_id, status="finished", result=json.dumps(result))
+        lease.persist(forget_pending_stages, engine, run.run_id)
+        update(status="finished", result=json.dumps(result), wanted=False)
         record("finished")
         return result
+
+
+def _stopped(lease: Lease) -> str:
+    return "cancelled" if lease.cancelled else "interrupted"
 
 
 class _Driver:
@@ -178,8 +205,8 @@ class _Driver:
     def next_generation(self) -> None:
         """Go through the graph from its start as a new workflow: artifacts that still fit are found and reused."""
         self.run = replace(self.run, generation=self.run.generation + 1)
-        self.registry.update(self.run.run_id, generation=self.run.generation)
-        reset_stages(self.engine, self.run.run_id)
+        self.lease.persist(self.registry.update, self.run.run_id, generation=self.run.generation)
+        self.lease.persist(reset_stages, self.engine, self.run.run_id)
         self._start()
 
     def begin(self) -> None:
@@ -204,6 +231,21 @@ class _Driver:
         else:
             DBOS.resume_workflow(workflow)
 
+    def abandon(self) -> NoReturn:
+        """End this process although a build is at work that does not listen, and the run with it in good order."""
+
+        def say() -> None:
+            status = _stopped(self.lease)
+            self.registry.update(self.run.run_id, status=status, wanted=False)
+            record_event(self.engine, self.run.run_id, status, "the stage did not listen", epoch=self.lease.epoch)
+            DBOS.cancel_workflow(self.run.workflow_id)
+            self.lease.release()
+
+        last = threading.Thread(target=say, daemon=True)  # the database may not answer, and that is not waited for
+        last.start()
+        last.join(_LAST_WORDS_SECONDS)
+        _exit(EXIT_STOP_IGNORED, f"run {self.run.run_id}: the stage did not stop within {_STOP_GRACE_SECONDS:.0f} s")
+
     def _start(self) -> None:
         with SetWorkflowID(self.run.workflow_id):
             DBOS.start_workflow(_workflow, self.run.run_id)
@@ -217,7 +259,7 @@ def _drive(driver: _Driver, graph: Graph) -> Mapping[str, Any]:
         with _dbos(driver.engine, run_id):
             driver.begin()
             while True:
-                _await(execution, driver.lease)
+                _await(execution, driver)
                 if execution.error is None:
                     _settle(driver.run.workflow_id)
                     return execution.result
@@ -236,16 +278,14 @@ def _drive(driver: _Driver, graph: Graph) -> Mapping[str, Any]:
         del _executions[run_id]
 
 
-def _await(execution: _Execution, lease: Lease) -> None:
-    """Until the graph has returned or raised. A build that ignores a request to stop is not waited for for ever."""
+def _await(execution: _Execution, driver: _Driver) -> None:
+    """Until the graph has returned or raised. A build that ignores a request to stop is not waited for for long."""
     deadline = None
-    while not execution.finished.wait(0.2):
-        if lease.stop.is_set():
+    while not execution.finished.wait(0.1):
+        if driver.lease.stop.is_set():
             deadline = deadline or time.monotonic() + _STOP_GRACE_SECONDS
             if time.monotonic() > deadline:
-                _exit(
-                    EXIT_STOP_IGNORED, f"run {lease.run_id}: the stage did not stop within {_STOP_GRACE_SECONDS:.0f} s"
-                )
+                driver.abandon()
 
 
 def _settle(workflow_id: str) -> None:
@@ -290,9 +330,14 @@ def _signals(lease: Lease) -> Iterator[None]:
         yield
         return
 
+    heard = float("-inf")
+
     def handle(number: int, _: Any) -> None:
-        if lease.stop.is_set():
+        nonlocal heard
+        if lease.stop.is_set() and time.monotonic() - heard > _SAME_SIGNAL_SECONDS:
             _exit(128 + number, f"run {lease.run_id}: ended at once")
+        if not lease.stop.is_set():
+            heard = time.monotonic()
         lease.stop.set()
 
     previous = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
@@ -303,6 +348,6 @@ def _signals(lease: Lease) -> Iterator[None]:
             signal.signal(number, handler)
 
 
-def _exit(code: int, why: str) -> None:
+def _exit(code: int, why: str) -> NoReturn:
     print(f"illada: {why}; resume it to continue", file=sys.stderr, flush=True)
     os._exit(code)

@@ -17,17 +17,21 @@ import uuid
 from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
-from typing import NamedTuple, Self
+from typing import NamedTuple, ParamSpec, Self, TypeVar
 
 import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql, sqlite
-from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.exc import InterfaceError, OperationalError, SQLAlchemyError
 
 from illada.durable.database import clock, leases
 from illada.durable.errors import RunBusy
 
+P = ParamSpec("P")
+T = TypeVar("T")
+
 EXIT_LEASE_LOST = 70
-_POLL_SECONDS = 1.0
+_POLL_SECONDS = 0.5
+_RENEW_SECONDS = 5.0  # at most: what is left of the lease when the database goes away is how long that may last
 _SETTLE_SECONDS = 3.0  # Ray workers of a killed driver live on for two seconds or so
 
 
@@ -56,7 +60,8 @@ class Lease:
         self._holder = f"{_process_identity()} {uuid.uuid4().hex[:12]}"
         self._renewed = 0.0
         self._closed = threading.Event()
-        self._thread: threading.Thread | None = None
+        self._threads: list[threading.Thread] = []
+        self._trouble = "no answer"
 
     def __enter__(self) -> Self:
         """Acquire: at once when free, else when the holder releases, dies on this machine or lets the lease expire.
@@ -84,8 +89,9 @@ class Lease:
                 self.on_wait = None
             time.sleep(0.25)
         self.epoch = epoch
-        self._thread = threading.Thread(target=self._beat, name=f"lease-{self.run_id}", daemon=True)
-        self._thread.start()
+        for work in (self._beat, self._judge):
+            self._threads.append(threading.Thread(target=work, name=f"lease-{self.run_id}", daemon=True))
+            self._threads[-1].start()
         return self
 
     def __exit__(
@@ -93,10 +99,15 @@ class Lease:
     ) -> None:
         """Release, so that the next driver need not wait."""
         self._closed.set()
-        if self._thread is not None:
-            self._thread.join()
-        with contextlib.suppress(SQLAlchemyError):  # out of reach just now: the lease expires by itself
-            self._release()
+        for thread in self._threads:
+            thread.join(self.ttl)
+        self.release()
+
+    def release(self) -> None:
+        """Give the run free; out of reach of the database, the lease expires by itself."""
+        self._closed.set()
+        with contextlib.suppress(SQLAlchemyError), self.engine.begin() as connection:
+            connection.execute(self._mine(sa.update(leases)).values(expires=0.0, stop=False))
 
     def check(self) -> None:
         """Prove against the database that the lease is still ours; ends the process otherwise. For step boundaries."""
@@ -107,6 +118,17 @@ class Lease:
                 self._lost("another driver has taken it")
             except SQLAlchemyError:
                 time.sleep(0.5)  # the heartbeat ends the process when the outage outlasts the lease
+
+    def persist(self, write: Callable[P, T], *arguments: P.args, **keywords: P.kwargs) -> T:
+        """The value of a read or write of the database, tried again as long as an outage may last."""
+        deadline = time.monotonic() + self.ttl
+        while True:
+            try:
+                return write(*arguments, **keywords)
+            except (OperationalError, InterfaceError):
+                if time.monotonic() > deadline:
+                    raise
+                time.sleep(_POLL_SECONDS)
 
     def should_stop(self) -> bool:
         """Whether the run is asked to stop. Checks a lease that has run out meanwhile, else free: ask often."""
@@ -139,10 +161,6 @@ class Lease:
         self._renewed = before
         return epoch
 
-    def _release(self) -> None:
-        with self.engine.begin() as connection:
-            connection.execute(self._mine(sa.update(leases)).values(expires=0.0, stop=False))
-
     def _renew(self) -> bool:
         now = clock(self.engine)
         before = time.monotonic()
@@ -160,9 +178,9 @@ class Lease:
         )
 
     def _beat(self) -> None:
-        while not self._closed.wait(min(_POLL_SECONDS, self.ttl / 5)):
+        while not self._closed.wait(self._tick):
             try:
-                if time.monotonic() - self._renewed > self.ttl / 3 and not self._renew():
+                if time.monotonic() - self._renewed > min(self.ttl / 3, _RENEW_SECONDS) and not self._renew():
                     self._lost("another driver has taken it")
                 with self.engine.begin() as connection:
                     query = sa.select(leases.c.stop).where(leases.c.run_id == self.run_id)
@@ -170,9 +188,26 @@ class Lease:
                         self.cancelled = True
                         self.stop.set()
             except SQLAlchemyError as error:
-                # An outage shorter than the lease is ridden out: nobody can take the lease without the database either.
-                if time.monotonic() - self._renewed > self.ttl * 0.9:
-                    self._lost(f"the database has been out of reach ({type(error).__name__})")
+                self._trouble = type(error).__name__
+
+    def _judge(self) -> None:
+        """Ends the process before the lease does. Not the heartbeat's work: its question may never be answered.
+
+        Time that the whole machine slept is not counted: then the heartbeat finds out first whose the lease is.
+        """
+        silence, seen, last = 0.0, self._renewed, time.monotonic()
+        while not self._closed.wait(self._tick):
+            now = time.monotonic()
+            silence += min(now - last, 4 * self._tick)
+            last = now
+            if self._renewed != seen:
+                silence, seen = 0.0, self._renewed
+            elif silence > self.ttl * 0.9:  # nobody could take the lease without the database either, until now
+                self._lost(f"the database has been out of reach ({self._trouble})")
+
+    @property
+    def _tick(self) -> float:
+        return min(_POLL_SECONDS, self.ttl / 5)
 
     def _lost(self, why: str) -> None:
         if self._closed.is_set():
@@ -195,6 +230,15 @@ def request_stop(engine: sa.Engine, run_id: str) -> bool:
             ).rowcount
             == 1
         )
+
+
+def is_held(engine: sa.Engine, run_id: str) -> bool:
+    """Whether a driver holds the run, as far as can be known from here: one that died elsewhere holds until expiry."""
+    now = clock(engine)
+    with engine.begin() as connection:
+        query = sa.select(leases.c.holder).where(leases.c.run_id == run_id, leases.c.expires >= now)
+        holder = connection.execute(query).scalar_one_or_none()
+    return holder is not None and not _is_dead_neighbour(holder)
 
 
 class _Row(NamedTuple):

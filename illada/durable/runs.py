@@ -50,6 +50,7 @@ class Run:
     jobs: int = 0
     job: str | None = None
     next_job: float = 0.0
+    job_delay: float = 0.0
     nodes: int | None = None
     parent: str | None = None
     fork_stage: str | None = None

@@ -134,7 +134,8 @@ class _Step:
             record_event, runner._engine, runner.run_id, stage=identity.stage, epoch=runner._lease.epoch
         )
         self._failures = 0
-        self.progress = StageProgress(
+        self.progress = runner._lease.persist(
+            StageProgress,
             runner._engine,
             runner.run_id,
             identity.stage,
