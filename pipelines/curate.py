@@ -20,7 +20,7 @@ from illada.config import Curate, DataPlacement
 from pipelines.documents import TextDocument, write_documents
 from pipelines.funnel import MAX_DAMAGED, Tally, main_losses, merge
 from pipelines.inputs import checksum, plan_units, read_inventory
-from pipelines.pool import Unit, UnitResult, run_units
+from pipelines.pool import Results, Unit, run_units
 
 CURATE_VERSION = 1
 
@@ -56,9 +56,9 @@ def curate(
             f"no document is left after curation ({losses}); loosen data.curate or add sources: {', '.join(sources)}"
         )
     for kind in ("documents", "rejected"):
-        filled = [result for result in results if result.statistics[kind]]
+        filled = (result for result in results if result.statistics[kind])
         for number, result in enumerate(filled):
-            attempt.adopt(result.folder / f"{kind}.parquet", f"{kind}/{number:05d}.parquet")
+            result.adopt(f"{kind}.parquet", attempt, f"{kind}/{number:05d}.parquet")
     return statistics
 
 
@@ -115,15 +115,16 @@ class CurateWorker:
             self._checked.add(path)
 
 
-def _statistics(results: list[UnitResult]) -> dict[str, Any]:
+def _statistics(results: Results) -> dict[str, Any]:
     languages, sources = Tally(), Tally()
+    damaged: list[dict[str, str]] = []
     for result in results:
         languages.update(result.statistics["languages"])
         sources.update(result.statistics["sources"])
-    damaged = [item for result in results for item in result.statistics["damaged"]]
+        damaged += result.statistics["damaged"][: MAX_DAMAGED - len(damaged)]
     return {
-        "funnel": merge([result.statistics["funnel"] for result in results]),
+        "funnel": merge(result.statistics["funnel"] for result in results),
         "languages": languages.rows(),
         "sources": sources.rows(),
-        "damaged": damaged[:MAX_DAMAGED],
+        "damaged": damaged,
     }

@@ -22,7 +22,7 @@ from illada.config import DataPlacement, Decontaminate
 from pipelines.benchmarks import Item, decontaminate_identity, read_items
 from pipelines.documents import document_files, read_documents
 from pipelines.ngrams import NgramIndex, words
-from pipelines.pool import Unit, UnitResult, run_units
+from pipelines.pool import Results, Unit, UnitResult, run_units
 
 DECONTAMINATE_VERSION = 1
 REPORT = "report.json"
@@ -136,11 +136,11 @@ def _texts(payload: Mapping[str, Any]) -> Iterator[tuple[str, list[str]]]:
 
 
 def _found(result: UnitResult) -> list[int]:
-    numbers: list[int] = json.loads((result.folder / "found.json").read_text(encoding="utf-8"))
+    numbers: list[int] = json.loads(result.path("found.json").read_text(encoding="utf-8"))
     return numbers
 
 
-def _by_benchmark(config: Decontaminate, items: Sequence[Item], results: Sequence[UnitResult]) -> dict[str, Any]:
+def _by_benchmark(config: Decontaminate, items: Sequence[Item], results: Results) -> dict[str, Any]:
     matched = {number for result in results for number in _found(result)}
     touched: Counter[str] = Counter()
     for result in results:
@@ -157,7 +157,7 @@ def _by_benchmark(config: Decontaminate, items: Sequence[Item], results: Sequenc
     return rows
 
 
-def _examples(items: Sequence[Item], results: Sequence[UnitResult]) -> list[dict[str, str]]:
+def _examples(items: Sequence[Item], results: Results) -> list[dict[str, str]]:
     """The first ones of each benchmark, in the order of the documents."""
     examples, shown = [], Counter[str]()
     for result in results:

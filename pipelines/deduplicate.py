@@ -29,7 +29,7 @@ from pipelines.documents import TextDocument, document_files, read_documents, wr
 from pipelines.funnel import Funnel, Tally
 from pipelines.index import DIGESTS, SignatureIndex, band_table, build_part, look_up
 from pipelines.known import Lookups, save
-from pipelines.pool import ActorPool, Unit, UnitResult
+from pipelines.pool import ActorPool, Results, Unit
 
 DEDUPLICATE_VERSION = 1
 
@@ -72,7 +72,7 @@ def deduplicate(
         written = pool.run(units, attempt.work / "written", progress, "documents")
         extended = {} if lookups is None else {"index": lookups.write(attempt, len(sizes))}
     for number, result in enumerate(written):
-        attempt.adopt(result.folder / "documents.parquet", f"documents/{number:05d}.parquet")
+        result.adopt("documents.parquet", attempt, f"documents/{number:05d}.parquet")
     return {**_statistics(sizes, fates, written), **extended}
 
 
@@ -163,17 +163,17 @@ def _sign_units(files: Sequence[Path]) -> list[Unit]:
     ]
 
 
-def _gather(signed: Sequence[UnitResult], name: str) -> npt.NDArray[Any]:
+def _gather(signed: Results, name: str) -> npt.NDArray[Any]:
     dtype, shape = _COLUMNS[name]
-    return np.concatenate([np.empty((0, *shape), dtype), *(np.load(r.folder / f"{name}.npy") for r in signed)])
+    return np.concatenate([np.empty((0, *shape), dtype), *(np.load(r.path(f"{name}.npy")) for r in signed)])
 
 
-def _gather_band(signed: Sequence[UnitResult], band: int) -> npt.NDArray[np.uint64]:
-    columns = [np.load(result.folder / "bands.npy", mmap_mode="r")[:, band] for result in signed]
+def _gather_band(files: Sequence[Path], band: int) -> npt.NDArray[np.uint64]:
+    columns = [np.load(file, mmap_mode="r")[:, band] for file in files]
     return np.concatenate([np.empty((0, 2), np.uint64), *columns])
 
 
-def _decide(signed: Sequence[UnitResult], bands: int, lookups: Lookups | None) -> Fates:
+def _decide(signed: Results, bands: int, lookups: Lookups | None) -> Fates:
     """The fate of every document, by its digest and band keys."""
     from pipelines.minhash import clusters, first_of_each
 
@@ -188,8 +188,9 @@ def _decide(signed: Sequence[UnitResult], bands: int, lookups: Lookups | None) -
 
     candidates = np.flatnonzero(unique & _gather(signed, "comparable"))
     links = []
+    files = [result.path("bands.npy") for result in signed]
     for band in range(bands):
-        keys = _gather_band(signed, band)[candidates]
+        keys = _gather_band(files, band)[candidates]
         firsts = first_of_each(keys)
         linked = firsts != np.arange(len(candidates))
         links.append((candidates[firsts[linked]], candidates[linked]))
@@ -251,7 +252,7 @@ def _kept_documents(payload: Mapping[str, Any]) -> Iterator[TextDocument]:
                 yield document
 
 
-def _statistics(sizes: npt.NDArray[np.int64], fates: Fates, written: Sequence[UnitResult]) -> dict[str, Any]:
+def _statistics(sizes: npt.NDArray[np.int64], fates: Fates, written: Results) -> dict[str, Any]:
     languages, sources = Tally(), Tally()
     for result in written:
         languages.update(result.statistics["languages"])

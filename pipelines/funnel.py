@@ -69,7 +69,7 @@ class Funnel:
         return rows
 
 
-def merge(parts: Sequence[Sequence[Mapping[str, Any]]]) -> list[dict[str, Any]]:
+def merge(parts: Iterable[Sequence[Mapping[str, Any]]]) -> list[dict[str, Any]]:
     """Add up the rows of several funnels of the same steps."""
     merged: dict[str, dict[str, Any]] = {}
     for part in parts:

@@ -61,7 +61,7 @@ class Lookups:
         """Look up what was asked for in the tables of `names`."""
         units = [unit for name in names for unit in self._units(self._queries[name])]
         results = self._pool.run(units, self._work / "look-up", self._progress, "keys")
-        found = {unit.name: np.load(result.folder / "hits.npy") for unit, result in zip(units, results, strict=True)}
+        found = {unit.name: np.load(result.path("hits.npy")) for unit, result in zip(units, results, strict=True)}
         for name in names:
             query = self._queries[name]
             hits = np.zeros(np.load(query.keys, mmap_mode="r").shape[1], dtype=bool)
@@ -92,7 +92,7 @@ class Lookups:
         parts: dict[str, list[int]] = {}
         for unit, result in zip(units, results, strict=True):
             rows = parts.setdefault(unit.payload["table"], [])
-            attempt.adopt(result.folder / "part.npy", part_name(unit.payload["table"], len(rows)))
+            result.adopt("part.npy", attempt, part_name(unit.payload["table"], len(rows)))
             rows.append(result.statistics["rows"])
         segment: dict[str, Any] = {
             "documents": documents + sum(old.documents for old in replaced),

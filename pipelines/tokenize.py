@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import itertools
 import os
+from collections import Counter
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -49,8 +50,10 @@ def tokenize_documents(
     units = [unit for number, file in enumerate(document_files(documents)) for unit in _units(number, file)]
     factory = partial(_UnitTokenizer, tokenizer.folder, config)
     results = run_units(units, factory, attempt.work / "units", placement, progress, "documents")
-    counts = {split: sum(result.statistics[split] for result in results) for split in SPLITS}
-    if not all(counts.values()):
+    counts = Counter[str]()
+    for result in results:
+        counts.update({split: result.statistics[split] for split in SPLITS})
+    if not all(counts[split] for split in SPLITS):
         raise ValueError(
             f"held_out {config.held_out} splits {sum(counts.values())} documents into {counts['train']} for training "
             f"and {counts['held_out']} held out; both need some: raise data.tokenize.held_out or add data"
@@ -62,7 +65,7 @@ def tokenize_documents(
         writer = ShardWriter(attempt.output / split, vocab_size=vocab_size, shard_tokens=config.shard_tokens)
         written = number * counts[SPLITS[0]]
         for result in results:
-            writer.add(read_batch(result.folder / f"{split}.arrow"))
+            writer.add(read_batch(result.path(f"{split}.arrow")))
             written += result.statistics[split]
             progress.update(written)
         totals[split] = writer.close()

@@ -19,9 +19,11 @@ import shutil
 import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 from illada.artifacts.files import sha256_file, sync, write_json
 from illada.artifacts.fingerprint import StageIdentity, fingerprint
@@ -29,10 +31,21 @@ from illada.artifacts.provenance import code_provenance
 
 RECORD_VERSION = 1
 _LOCK_POLL_SECONDS = 0.5
+_SEALING_THREADS = 8  # files written to disk and hashed at once
 
 
 class ArtifactError(ValueError):
     """A stored artifact is damaged, unreadable or was written by a newer version; says which file."""
+
+
+class DamagedWork(ArtifactError):
+    """A file of an unfinished stage is not as it was written. It is removed: trying again makes it anew."""
+
+    @classmethod
+    def removed(cls, path: Path) -> Self:
+        """Remove the file `path`; returns the error that says so."""
+        path.unlink(missing_ok=True)
+        return cls(f"{path}: was missing or its sha256 had changed since it was written; resume to make it again")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -110,9 +123,15 @@ class Attempt:
     output: Path
     work: Path
     epoch: int = 0
+    adopted: dict[str, tuple[Path, str]] = field(default_factory=dict, repr=False)
 
-    def adopt(self, source: Path, name: str) -> None:
-        """Make a finished file or folder of `work` part of the output, by hard links: a crash here loses nothing."""
+    def adopt(self, source: Path, name: str, sha256: str | None = None) -> None:
+        """Make a finished file or folder of `work` part of the output, by hard links: a crash here loses nothing.
+
+        Publication compares a file's content with `sha256`, where given.
+        """
+        if sha256 is not None:
+            self.adopted[name] = (source, sha256)
         target = self.output / name
         target.parent.mkdir(parents=True, exist_ok=True)
         if source.is_dir():
@@ -174,15 +193,14 @@ class Store:
         """Publish what `attempt` wrote; the first attempt to publish wins and every other gets the winner's artifact.
 
         `started` is the build's start in seconds since the epoch; `placement` is kept for provenance only.
+
+        Raises:
+            DamagedWork: an adopted file is not as it was written.
         """
         identity, folder = attempt.identity, attempt.output.parent
-        files = []
-        for path in sorted(attempt.output.rglob("*")):
-            sync(path)
-            if path.is_file():
-                path.chmod(0o644)  # some writers make private files; others of the cluster read these
-                name = path.relative_to(attempt.output).as_posix()
-                files.append({"name": name, "bytes": path.stat().st_size, "sha256": sha256_file(path)})
+        with ThreadPoolExecutor(_SEALING_THREADS) as threads:
+            sealed = threads.map(partial(_sealed, attempt), sorted(attempt.output.rglob("*")))
+            files = [file for file in sealed if file is not None]
         sync(attempt.output)
         record = {
             "record_version": RECORD_VERSION,
@@ -215,6 +233,19 @@ class Store:
 
     def _folder(self, stage: str, fingerprint: str) -> Path:
         return self.root / stage / fingerprint[:32]
+
+
+def _sealed(attempt: Attempt, path: Path) -> dict[str, Any] | None:
+    """The record's line of a file that was safely written to disk; None for a folder."""
+    sync(path)
+    if not path.is_file():
+        return None
+    path.chmod(0o644)  # some writers make private files; others of the cluster read these
+    name, sha256 = path.relative_to(attempt.output).as_posix(), sha256_file(path)
+    source, expected = attempt.adopted.get(name, (path, sha256))
+    if sha256 != expected:
+        raise DamagedWork.removed(source)
+    return {"name": name, "bytes": path.stat().st_size, "sha256": sha256}
 
 
 def _open(folder: Path) -> Artifact:

@@ -9,6 +9,7 @@ import sys
 import traceback
 from collections.abc import Sequence
 
+from illada.artifacts import DamagedWork
 from illada.artifacts.provenance import redact
 
 _LONGEST_LINE = 500
@@ -94,11 +95,14 @@ def _last_line(text: str) -> str | None:
 
 
 def is_transient(error: BaseException) -> bool:
-    """Whether trying again may help: lost nodes, actors and workers of Ray, and network trouble; never bad input."""
+    """Whether trying again may help: lost nodes, actors and workers of Ray, network trouble, work that was damaged.
+
+    Never bad input.
+    """
     error = root_cause(error)
     names = ("NodeDiedError", "ActorDiedError", "ActorUnavailableError", "WorkerCrashedError", "ObjectLostError")
     lost = tuple(kind for name in names if (kind := _loaded("ray.exceptions", name)) is not None)
-    return isinstance(error, (*lost, ConnectionError, TimeoutError))
+    return isinstance(error, (*lost, ConnectionError, TimeoutError, DamagedWork))
 
 
 def _loaded(module: str, name: str) -> type | None:

@@ -16,7 +16,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from text_bench import Bench
 
-from illada.artifacts import Artifact, ArtifactError, Attempt, NoProgress, StageIdentity, Store
+from illada.artifacts import Artifact, ArtifactError, Attempt, NoProgress, StageIdentity, Store, sha256_file
 from illada.config import DataPlacement, Deduplicate
 from pipelines.deduplicate import DeduplicateWorker, _decide, deduplicate
 from pipelines.documents import TextDocument, document_files, document_id, read_documents, write_documents
@@ -39,6 +39,11 @@ CONFIG = key_config(Deduplicate(bands=BANDS))
 Words = npt.NDArray[np.uint64]
 
 
+def result(name: str, folder: Path, statistics: dict[str, Any]) -> UnitResult:
+    files = {path.name: sha256_file(path) for path in folder.iterdir()}
+    return UnitResult(name=name, folder=folder, files=files, statistics=statistics)
+
+
 class Inline:
     """Runs the units of keys in this process, one after another."""
 
@@ -52,7 +57,7 @@ class Inline:
         for unit in units:
             folder = work / unit.name
             folder.mkdir(parents=True)
-            results.append(UnitResult(name=unit.name, folder=folder, statistics=self.worker.run(unit, folder)))
+            results.append(result(unit.name, folder, self.worker.run(unit, folder)))
         self.units += units
         return results
 
@@ -78,7 +83,7 @@ def signed(root: Path, documents: Sequence[Document]) -> list[UnitResult]:
         np.save(folder / "digests.npy", keys([document[0] for document in part], 0).reshape(-1, 2))
         np.save(folder / "comparable.npy", np.array([document[2] for document in part], dtype=bool))
         np.save(folder / "bands.npy", np.stack(bands, axis=1).reshape(-1, BANDS, 2))
-        results.append(UnitResult(name=str(number), folder=folder, statistics={}))
+        results.append(result(str(number), folder, {}))
     return results
 
 
