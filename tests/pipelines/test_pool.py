@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +33,8 @@ class Recorder:
         log = Path(unit.payload["log"])
         with log.open("a") as file:
             file.write(unit.name + "\n")
+        with log.with_suffix(".pids").open("a") as file:
+            file.write(f"{os.getpid()}\n")
         if unit.payload.get("raises"):
             raise {"value": ValueError, "key": KeyError}[unit.payload["raises"]]("no good")
         deaths = unit.payload.get("deaths", 0)
@@ -48,6 +51,13 @@ def units(folder: Path, count: int = 6, **special: Any) -> list[Unit]:
         Unit(name=f"u{i}", payload={"number": i, "log": log, **special.get(f"u{i}", {})}, weight=i % 3 + 1)
         for i in range(count)
     ]
+
+
+def wait_for_the_end_of_workers(folder: Path) -> None:
+    """A killed actor may start on the unit that waited for it before it is gone."""
+    for pid in set((folder / "log.pids").read_text().split()):
+        while Path(f"/proc/{pid}").exists():
+            time.sleep(0.01)
 
 
 class StopAfter(NoProgress):
@@ -70,6 +80,7 @@ def test_finished_units_are_not_run_again(tmp_path: Path) -> None:
     work = tmp_path / "work"
     with pytest.raises(StageInterrupted):
         run_units(units(tmp_path), Recorder, work, ONE, StopAfter(4), "things")
+    wait_for_the_end_of_workers(tmp_path)
     before = (tmp_path / "log").read_text().split()
     marked = {path.stem for path in work.glob("u*.json")}
     assert marked and len(marked) < 6
