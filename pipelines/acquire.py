@@ -87,7 +87,7 @@ def _acquire_web(
 
     def from_packages() -> Iterator[WebPage]:
         progress.start(None, "packages")
-        packages, missing = debian.fetch_packages(source.packages, attempt.work, progress)
+        packages, missing = debian.fetch_packages(source.packages, attempt.scratch, progress)
         notes.extend(missing)
         made_from.extend({"package": p.name, "version": p.version, "sha256": p.sha256} for p in packages)
         progress.start(len(packages), "packages")
@@ -99,7 +99,7 @@ def _acquire_web(
         return crawl.fetch_pages(source.fallback_warc, source.pages, progress)
 
     def from_python() -> Iterator[WebPage]:
-        return pydoc_pages.fetch_pages(source.pages, attempt.work, progress)
+        return pydoc_pages.fetch_pages(source.pages, attempt.scratch, progress)
 
     ways: dict[str, Callable[[], Iterator[WebPage]]] = {"debian": from_packages}
     if source.fallback_warc is not None:

@@ -41,14 +41,14 @@ def curate(
         ValueError: nothing is left after filtering, or a source's file changed since it was acquired.
     """
     units = plan_units([read_inventory(artifact) for artifact in sources.values()])
-    lists = attempt.work / "block-lists"
+    lists = Path(attempt.work.url) / "block-lists"
     if config.url_filter:
         progress.start(None, "block lists")
         from pipelines.urls import build_block_lists
 
         build_block_lists(lists)
     factory = functools.partial(CurateWorker, config, lists)
-    results = run_units(units, factory, attempt.work / "units", placement, progress, "MB")
+    results = run_units(units, factory, Path(attempt.work.url) / "units", placement, progress, "MB")
     statistics = _statistics(results)
     if not statistics["languages"]:
         losses = main_losses(statistics["funnel"])

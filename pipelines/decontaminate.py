@@ -51,11 +51,11 @@ def decontaminate(
     progress.start(None, "benchmarks")
     items = [item for benchmark in config.benchmarks for item in read_items(benchmark)]
     index = NgramIndex.build(((number, text) for number, item in enumerate(items) for text in item.texts), config.ngram)
-    folder = attempt.work / "index"
+    folder = Path(attempt.work.url) / "index"
     index.save(folder)
     units = [unit for name, artifact in corpora.items() for unit in _units(name, artifact)]
     factory = functools.partial(SearchWorker, folder, [item.benchmark for item in items])
-    results = run_units(units, factory, attempt.work / "units", placement, progress, "documents")
+    results = run_units(units, factory, Path(attempt.work.url) / "units", placement, progress, "documents")
     statistics = {
         "ngram": config.ngram,
         "documents": sum(result.statistics["documents"] for result in results),

@@ -64,12 +64,12 @@ def deduplicate(
     """
     files = document_files(curated)
     with ActorPool(functools.partial(DeduplicateWorker, config, index), placement) as pool:
-        signed = pool.run(_sign_units(files), attempt.work / "signed", progress, "documents")
-        lookups = None if index is None else Lookups(index, pool, attempt.work / "known", progress)
+        signed = pool.run(_sign_units(files), Path(attempt.work.url) / "signed", progress, "documents")
+        lookups = None if index is None else Lookups(index, pool, Path(attempt.work.url) / "known", progress)
         sizes = _gather(signed, "sizes")
         fates = _decide(signed, config.bands, lookups)
-        units = _write_units(files, sizes, fates.kept, attempt.work)
-        written = pool.run(units, attempt.work / "written", progress, "documents")
+        units = _write_units(files, sizes, fates.kept, Path(attempt.work.url))
+        written = pool.run(units, Path(attempt.work.url) / "written", progress, "documents")
         extended = {} if lookups is None else {"index": lookups.write(attempt, len(sizes))}
     for number, result in enumerate(written):
         result.adopt("documents.parquet", attempt, f"documents/{number:05d}.parquet")

@@ -25,7 +25,7 @@ def read_inventory(artifact: Artifact) -> dict[str, Any]:
     inventory: dict[str, Any] = json.loads(artifact.path("inventory.json").read_text(encoding="utf-8"))
     for file in inventory["files"]:
         file["name"] = file["path"]
-        file["path"] = str(artifact.folder / file["path"])  # an absolute path stays as it is
+        file["path"] = file["path"] if file["path"].startswith("/") else str(artifact.path(file["path"]))
     return inventory
 
 

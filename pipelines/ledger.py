@@ -27,7 +27,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from illada.artifacts import Attempt, DamagedWork, atomic_path, fingerprint, sha256_file
+from illada.artifacts import Attempt, DamagedWork, Folder, atomic_path, fingerprint, sha256_file
 
 _SEGMENT_UNITS = 1000
 _SEGMENT_BYTES = 2**24
@@ -65,7 +65,7 @@ class UnitResult:
         """
         path = self.folder / name
         if not path.is_file() or sha256_file(path) != self.files[name]:
-            raise DamagedWork.removed(path)
+            raise DamagedWork.removed(Folder.at(self.folder), name)
         return path
 
     def adopt(self, name: str, attempt: Attempt, target: str) -> None:
@@ -75,9 +75,9 @@ class UnitResult:
             DamagedWork: it is missing.
         """
         try:
-            attempt.adopt(self.folder / name, target, sha256=self.files[name])
+            attempt.adopt(Folder.at(self.folder), name, target, sha256=self.files[name])
         except FileNotFoundError:
-            raise DamagedWork.removed(self.folder / name) from None
+            raise DamagedWork.removed(Folder.at(self.folder), name) from None
 
 
 class Ledger:

@@ -55,7 +55,7 @@ def build_pairs(
     splits = _split(config, chosen)
 
     _write_table(attempt, chosen)
-    encoder = TextTokenizer.load(tokenizer.folder)
+    encoder = TextTokenizer.load(tokenizer.local())
     progress.start(len(chosen), "conversations")
     totals, rows = {}, []
     for split, conversations in splits.items():

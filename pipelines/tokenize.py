@@ -48,8 +48,8 @@ def tokenize_documents(
         ValueError: one of the splits would be empty.
     """
     units = [unit for number, file in enumerate(document_files(documents)) for unit in _units(number, file)]
-    factory = partial(_UnitTokenizer, tokenizer.folder, config)
-    results = run_units(units, factory, attempt.work / "units", placement, progress, "documents")
+    factory = partial(_UnitTokenizer, tokenizer.local(), config)
+    results = run_units(units, factory, Path(attempt.work.url) / "units", placement, progress, "documents")
     counts = Counter[str]()
     for result in results:
         counts.update({split: result.statistics[split] for split in SPLITS})
@@ -58,7 +58,7 @@ def tokenize_documents(
             f"held_out {config.held_out} splits {sum(counts.values())} documents into {counts['train']} for training "
             f"and {counts['held_out']} held out; both need some: raise data.tokenize.held_out or add data"
         )
-    vocab_size = TextTokenizer.load(tokenizer.folder).vocab_size
+    vocab_size = TextTokenizer.load(tokenizer.local()).vocab_size
     progress.start(sum(counts.values()), "documents in shards")
     totals = {}
     for number, split in enumerate(SPLITS):

@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+import urllib.request
+import uuid
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -41,3 +46,49 @@ def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> TinyModel:
     weights = {name: initial_tensor(config, name, seed=0) for name in hf_tensor_names(config)}
     export_model(weights, config, root / "tokenizer", root / "model")
     return TinyModel(config=config, weights=weights, tokenizer=root / "tokenizer", folder=root / "model")
+
+
+_MOTO = """
+import sys
+from moto.server import ThreadedMotoServer
+server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+server.start()
+print(server.get_host_and_port()[1], flush=True)
+sys.stdin.read()
+"""
+
+
+@pytest.fixture(scope="session")
+def s3_server() -> Iterator[str]:
+    """The address of an S3 server (moto) in a process of its own, which ends with this one."""
+    server = subprocess.Popen(
+        [sys.executable, "-c", _MOTO],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+    )
+    assert server.stdin is not None and server.stdout is not None
+    lines = iter(server.stdout.readline, "")
+    port = next(line for line in lines if line.strip().isdecimal()).strip()
+    yield f"http://127.0.0.1:{port}"
+    server.stdin.close()
+    server.wait()
+
+
+@pytest.fixture
+def s3_url(s3_server: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    """A bucket of the test's own, reachable from here and from processes started from here, with an empty cache."""
+    settings = {
+        "AWS_ENDPOINT_URL": s3_server,
+        "AWS_ACCESS_KEY_ID": "test",
+        "AWS_SECRET_ACCESS_KEY": "test",
+        "AWS_DEFAULT_REGION": "us-east-1",
+        "ILLADA_CACHE": str(tmp_path / "cache"),
+    }
+    for name, value in settings.items():
+        monkeypatch.setenv(name, value)
+    bucket = f"test-{uuid.uuid4().hex[:12]}"
+    request = urllib.request.Request(f"{s3_server}/{bucket}", method="PUT")
+    urllib.request.urlopen(request).close()
+    return f"s3://{bucket}"

@@ -162,8 +162,8 @@ def _train(
         lambda attempt, progress: train(
             training,
             config.model,
-            tokens.folder / "train",
-            initial.folder / "checkpoint" if initial is not None else None,
+            tokens.local("train"),
+            initial.local("checkpoint") if initial is not None else None,
             attempt,
             placement,
             progress,

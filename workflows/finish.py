@@ -21,9 +21,9 @@ def export(
     from illada.train.export import export_weights
 
     progress.start(2, "steps")
-    weights = export_weights(trained.folder / "checkpoint", model)
+    weights = export_weights(trained.local("checkpoint"), model)
     progress.update(1)
-    export_model(weights, model, tokenizer.folder, attempt.output)
+    export_model(weights, model, tokenizer.local(), attempt.output)
     progress.update(2)
     return {"tensors": len(weights), "parameters": sum(tensor.numel() for tensor in weights.values())}
 
@@ -36,14 +36,14 @@ def evaluate(
     from illada.sample.blocks import sample_prompts
 
     held_out = evaluate_nll(
-        model.folder,
-        tokens.folder / "held_out",
+        model.local(),
+        tokens.local("held_out"),
         config.evaluate,
         config.pretrain.objective,
         config.pretrain.window,
         progress,
     )
-    return {"held_out": held_out, "samples": sample_prompts(model.folder, config.generate, progress)}
+    return {"held_out": held_out, "samples": sample_prompts(model.local(), config.generate, progress)}
 
 
 def release(

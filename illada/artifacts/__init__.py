@@ -1,15 +1,18 @@
 """Content-addressed, atomically published stage outputs."""
 
+from illada.artifacts.artifact import Artifact, Attempt, DamagedWork, transfer
 from illada.artifacts.files import atomic_path, sha256_file, write_json, write_text
 from illada.artifacts.fingerprint import StageIdentity, canonical_json, fingerprint
+from illada.artifacts.folder import ArtifactError, Folder
 from illada.artifacts.progress import NoProgress, Progress, StageInterrupted
-from illada.artifacts.store import Artifact, ArtifactError, Attempt, DamagedWork, Store
+from illada.artifacts.store import Store
 
 __all__ = [
     "Artifact",
     "ArtifactError",
     "Attempt",
     "DamagedWork",
+    "Folder",
     "NoProgress",
     "Progress",
     "StageIdentity",
@@ -19,6 +22,7 @@ __all__ = [
     "canonical_json",
     "fingerprint",
     "sha256_file",
+    "transfer",
     "write_json",
     "write_text",
 ]

@@ -47,7 +47,7 @@ def view_run(engine: sa.Engine, run_id: str) -> RunView:
 
     known = RunRegistry(engine).get(run_id)
     (state,) = status(engine, run_id)
-    store = Store(Path(known.store))
+    store = Store(known.store)
 
     def artifact(stage: str, fingerprint: str) -> Artifact | None:
         try:

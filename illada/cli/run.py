@@ -121,7 +121,7 @@ def conclude(engine: sa.Engine, run_id: str, config: RunConfig) -> dict[str, Any
     release = next((stage.artifact for stage in view.stages if stage.name == "release"), None)
     folder = output / "release"
     if release is not None:
-        _place(release.folder, folder)
+        _place(release.local(), folder)
     summary = summarise(view, release=str(folder) if release else None, report=str(report))
     write_json(output / "summary.json", summary)
     return summary

@@ -6,7 +6,6 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import sqlalchemy as sa
@@ -53,7 +52,7 @@ class StageRunner:
     ) -> None:
         self.run_id = run.run_id
         self.epoch = lease.epoch
-        self.store = Store(Path(run.store))
+        self.store = Store(run.store)
         self.stages: list[StageOutcome] = []
         self._engine = engine
         self._lease = lease

@@ -35,7 +35,7 @@ def build_release(
     """
     progress.start(5, "steps")
     for name in export.names:
-        attempt.adopt(export.folder / name, name)
+        attempt.include(export.path(name), name)
     progress.update(1, doing="probes")
     model, _ = load(attempt.output)
     write_probes(model, attempt.output)

@@ -11,7 +11,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from illada.artifacts import Attempt, Progress, write_json
+from illada.artifacts import Attempt, Folder, Progress, write_json
 from illada.config import ConfigError, ModelConfig, Training, TrainPlacement
 from illada.model.arithmetic import parameters
 from illada.train import checkpoint
@@ -63,7 +63,7 @@ def train(
         placement=placement,
         shards=shards.resolve(),
         initial=initial.resolve() if initial else None,
-        work=attempt.work.resolve(),
+        work=Path(attempt.work.url),
         domain=attempt.identity.stage,
         epoch=attempt.epoch,
     )
@@ -84,7 +84,7 @@ def train(
         _run_ranks(job, found.step, progress)
     final = checkpoint.find(job.work, job.epoch)
     assert final.path is not None and final.step == total_steps, "the ranks ended without their last checkpoint"
-    _publish(attempt, final)
+    _publish(attempt, job, final)
     rows, events = read_rows(job.work / METRICS), read_rows(job.work / EVENTS)
     made = [row for row in rows if not row.get("skipped")]
     last = [row["loss"] for row in made[-_LAST_STEPS:]]
@@ -134,12 +134,12 @@ def _starting(job: Job) -> str:
     return "starting ranks" if needed <= there else f"waiting for {needed:g} CPUs, the cluster has {there:g}"
 
 
-def _publish(attempt: Attempt, final: checkpoint.Latest) -> None:
+def _publish(attempt: Attempt, job: Job, final: checkpoint.Latest) -> None:
     """Adopt the last checkpoint, without its fencing epoch: that belongs to the driver, not to the result."""
     assert final.path is not None
     for name in final.manifest["files"]:
-        attempt.adopt(final.path / name, f"checkpoint/{name}")
+        attempt.adopt(Folder.at(final.path), name, f"checkpoint/{name}")
     manifest = {name: value for name, value in final.manifest.items() if name != "epoch"}
     write_json(attempt.output / "checkpoint" / checkpoint.MANIFEST, manifest)
     for name in (METRICS, EVENTS):
-        shutil.copyfile(attempt.work / name, attempt.output / name)  # not linked: a rank may still have it open
+        shutil.copyfile(job.work / name, attempt.output / name)  # not linked: a rank may still have it open

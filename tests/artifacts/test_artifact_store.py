@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
+import pickle
+import subprocess
+import sys
 import threading
 import time
 from pathlib import Path
@@ -12,16 +14,37 @@ from typing import Any
 
 import pytest
 
-from illada.artifacts import Artifact, ArtifactError, Attempt, StageIdentity, Store, write_json
+from illada.artifacts import Artifact, ArtifactError, Attempt, Folder, StageIdentity, Store
+from illada.artifacts import artifact as artifact_module
+from illada.artifacts import folder as folder_module
 from illada.artifacts import store as store_module
 
 IDENTITY = StageIdentity(stage="curate", version=1, config={"x": 1}, inputs={"web": "0" * 64})
 
 
-@pytest.fixture
-def store(tmp_path: Path) -> Store:
-    """An empty store."""
+@pytest.fixture(params=["files", "s3"])
+def store(request: pytest.FixtureRequest, tmp_path: Path) -> Store:
+    """An empty store, on files and in a bucket."""
+    if request.param == "s3":
+        return Store(f"{request.getfixturevalue('s3_url')}/some/store")
     return Store(tmp_path / "store")
+
+
+@pytest.fixture
+def files(tmp_path: Path) -> Store:
+    """An empty store on files."""
+    return Store(tmp_path / "store")
+
+
+def on_disk(folder: Folder) -> Path:
+    """The path of a folder that is on files."""
+    assert folder.path is not None
+    return folder.path
+
+
+def attempts(artifact: Artifact) -> set[str]:
+    """What there is of attempts beside the record."""
+    return {name.partition("/")[0] for name in artifact.root.names("attempt-")}
 
 
 def build(store: Store, identity: StageIdentity = IDENTITY, text: str = "hello") -> Artifact:
@@ -84,22 +107,19 @@ def test_unknown_names_and_artifacts(store: Store) -> None:
         store.open("curate", "f" * 64)
 
 
-def damage_byte(artifact: Artifact) -> Path:
-    path = artifact.path("deep/two")
-    path.write_text("thera")
-    return path
+def damage_byte(artifact: Artifact) -> str:
+    artifact.location.write("deep/two", b"thera")
+    return f"{artifact.location}/deep/two"
 
 
-def damage_length(artifact: Artifact) -> Path:
-    path = artifact.path("one")
-    os.truncate(path, 2)
-    return path
+def damage_length(artifact: Artifact) -> str:
+    artifact.location.write("one", b"he")
+    return f"{artifact.location}/one"
 
 
-def damage_presence(artifact: Artifact) -> Path:
-    path = artifact.path("one")
-    path.unlink()
-    return path
+def damage_presence(artifact: Artifact) -> str:
+    artifact.location.delete("one")
+    return f"{artifact.location}/one"
 
 
 @pytest.mark.parametrize(
@@ -113,12 +133,16 @@ def damage_presence(artifact: Artifact) -> Path:
 def test_damaged_file_is_named_with_its_cure(store: Store, damage: Any, message: str) -> None:
     artifact = build(store)
     path = damage(artifact)
+    if damage is damage_byte and store.root.path is None:
+        message = "what was downloaded has another sha256 than was recorded"
     with pytest.raises(ArtifactError) as caught:
-        store.find(IDENTITY)
+        found = store.find(IDENTITY)
+        assert found is not None
+        found.path("deep/two")  # what an object store holds is checked when it is fetched
     assert str(caught.value).startswith(f"{path}: ")
     assert message in str(caught.value)
     assert f"delete {artifact.root} and run again" in str(caught.value)
-    shutil.rmtree(artifact.root)
+    artifact.root.delete_tree()
     assert store.find(IDENTITY) is None
     assert build(store).path("one").read_text() == "hello"
 
@@ -139,16 +163,16 @@ def test_cheap_verification_looks_at_sizes_only(store: Store) -> None:
     ],
 )
 def test_bad_record_is_named(store: Store, text: str, message: str) -> None:
-    path = build(store).root / "record.json"
-    path.write_text(text)
+    root = build(store).root
+    root.write("record.json", text.encode())
     with pytest.raises(ArtifactError, match=message) as caught:
         store.find(IDENTITY)
-    assert str(caught.value).startswith(f"{path}: ")
+    assert str(caught.value).startswith(f"{root}/record.json: ")
 
 
 def test_record_of_another_identity_is_refused(store: Store) -> None:
     artifact = build(store)
-    write_json(artifact.root / "record.json", {**artifact.record, "fingerprint": "f" * 64})
+    artifact.root.write_json("record.json", {**artifact.record, "fingerprint": "f" * 64})
     with pytest.raises(ArtifactError, match=f"holds artifact {'f' * 64}, expected {IDENTITY.fingerprint}"):
         store.find(IDENTITY)
 
@@ -156,28 +180,36 @@ def test_record_of_another_identity_is_refused(store: Store) -> None:
 def test_failed_attempt_leaves_its_work_and_nothing_else(store: Store) -> None:
     with pytest.raises(OSError, match="No space left"), store.attempt(IDENTITY) as attempt:
         write(attempt)
-        (attempt.work / "half").write_text("done")
+        attempt.work.write("half", b"done")
         raise OSError(28, "No space left on device")
     assert store.find(IDENTITY) is None
     assert not attempt.output.exists()
+    assert attempt.location.names() == {}
     with store.attempt(IDENTITY) as again:
-        assert (again.work / "half").read_text() == "done"
+        assert again.work.read_text("half") == "done"
         assert again.output != attempt.output
-        again.adopt(again.work / "half", "deep/whole")
+        again.adopt(again.work, "half", "deep/whole")
         artifact = store.publish(again, {}, {}, time.time())
     assert artifact.path("deep/whole").read_text() == "done"
-    assert not attempt.work.exists(), "removed on publication"
+    assert attempt.work.names() == {}, "removed on publication"
 
 
-def test_adopted_folder_keeps_its_shape_and_shares_its_bytes(store: Store) -> None:
+def test_adopted_folder_keeps_its_shape(store: Store) -> None:
     with store.attempt(IDENTITY) as attempt:
-        (attempt.work / "ranks" / "0").mkdir(parents=True)
-        (attempt.work / "ranks" / "0" / "part").write_text("x")
-        attempt.adopt(attempt.work / "ranks", "parts")
-        published = attempt.output / "parts" / "0" / "part"
-        assert published.stat().st_ino == (attempt.work / "ranks" / "0" / "part").stat().st_ino
+        attempt.work.write("ranks/0/part", b"x")
+        attempt.adopt(attempt.work, "ranks", "parts")
+        with pytest.raises(FileNotFoundError, match="none"):
+            attempt.adopt(attempt.work, "none", "none")
         artifact = store.publish(attempt, {}, {}, time.time())
     assert artifact.names == ["parts/0/part"]
+    assert artifact.path("parts/0/part").read_text() == "x"
+
+
+def test_adopted_files_share_their_bytes(files: Store) -> None:
+    with files.attempt(IDENTITY) as attempt:
+        attempt.work.write("part", b"x")
+        attempt.adopt(attempt.work, "part", "part")
+        assert (attempt.output / "part").stat().st_ino == (on_disk(attempt.work) / "part").stat().st_ino
 
 
 def test_statistics_that_are_no_json_publish_nothing(store: Store) -> None:
@@ -186,16 +218,16 @@ def test_statistics_that_are_no_json_publish_nothing(store: Store) -> None:
     assert store.find(IDENTITY) is None
 
 
-def test_second_builder_waits_and_finds_the_first_ones_artifact(store: Store) -> None:
+def test_second_builder_waits_and_finds_the_first_ones_artifact(files: Store) -> None:
     waits: list[int] = []
     inside, go_on = threading.Event(), threading.Event()
 
     def first() -> None:
-        with store.attempt(IDENTITY) as attempt:
+        with files.attempt(IDENTITY) as attempt:
             inside.set()
             go_on.wait()
             write(attempt)
-            store.publish(attempt, {}, {}, time.time())
+            files.publish(attempt, {}, {}, time.time())
 
     def wait() -> None:
         waits.append(1)
@@ -204,21 +236,21 @@ def test_second_builder_waits_and_finds_the_first_ones_artifact(store: Store) ->
     thread = threading.Thread(target=first)
     thread.start()
     inside.wait()
-    with store.attempt(IDENTITY, on_wait=wait) as attempt:
-        assert store.find(IDENTITY) is not None
+    with files.attempt(IDENTITY, on_wait=wait) as attempt:
+        assert files.find(IDENTITY) is not None
     thread.join()
     assert waits
     assert not attempt.output.exists()
-    assert store.find(IDENTITY) is not None
+    assert files.find(IDENTITY) is not None
 
 
-def test_waiting_for_another_builder_can_be_interrupted(store: Store) -> None:
+def test_waiting_for_another_builder_can_be_interrupted(files: Store) -> None:
     def give_up() -> None:
         raise InterruptedError
 
-    with store.attempt(IDENTITY), pytest.raises(InterruptedError), store.attempt(IDENTITY, on_wait=give_up):
+    with files.attempt(IDENTITY), pytest.raises(InterruptedError), files.attempt(IDENTITY, on_wait=give_up):
         raise AssertionError("not reached")
-    build(store)
+    build(files)
 
 
 def test_without_locks_the_first_publication_wins(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -245,19 +277,20 @@ def test_without_locks_the_first_publication_wins(store: Store, monkeypatch: pyt
     for thread in threads:
         thread.join()
     assert failures == []
-    assert len({result.folder for result in results}) == 1
+    assert len({result.location for result in results}) == 1
     winner = store.find(IDENTITY)
     assert winner is not None
     assert winner.path("one").read_text() == f"from {winner.statistics['number']}"
-    assert [path.name for path in winner.root.glob("attempt-*")] == [winner.folder.name]
+    assert attempts(winner) == {winner.location.name}
 
 
-@pytest.mark.parametrize("step", ["sync", "sha256_file", "write_json", "os.link", "after link"])
-def test_killed_between_any_two_steps_of_publication(store: Store, monkeypatch: pytest.MonkeyPatch, step: str) -> None:
+@pytest.mark.parametrize("step", ["sync", "sha256_file", "json_bytes", "os.link", "after link"])
+def test_killed_between_any_two_steps_of_publication(files: Store, step: str) -> None:
     """Whatever the step, the artifact is there completely or not at all, and the next run ends with one attempt."""
     pid = os.fork()
     if pid == 0:
-        target = {"sync": store_module, "sha256_file": store_module, "write_json": store_module}.get(step, os)
+        modules = {"sync": artifact_module, "sha256_file": artifact_module, "json_bytes": store_module}
+        target = modules.get(step, folder_module.os)
         name = step.removeprefix("os.").removeprefix("after ")
         original = getattr(target, name)
 
@@ -267,15 +300,105 @@ def test_killed_between_any_two_steps_of_publication(store: Store, monkeypatch: 
             os._exit(9)
 
         setattr(target, name, dying)
-        build(store)
+        build(files)
         os._exit(0)
     assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 9
-    found = store.find(IDENTITY)
+    found = files.find(IDENTITY)
     assert (found is not None) == (step == "after link")
+    artifact = found or build(files)
+    artifact.verify()
+    assert artifact.path("one").read_text() == "hello"
+    with files.attempt(IDENTITY):
+        pass  # the next builder tidies up
+    root = on_disk(artifact.root)
+    assert {path.name for path in root.iterdir()} == {"lock", "work", "record.json", artifact.location.name}
+    json.loads((root / "record.json").read_text())
+
+
+_PUBLISHER = """
+import os, sys, time
+from illada.artifacts import StageIdentity, Store
+from illada.artifacts import objects
+
+step = sys.argv[2]
+original = getattr(objects.ObjectFolder, step)
+
+def dying(self, *arguments, **keywords):
+    if step != "create" or len(sys.argv) == 4:
+        original(self, *arguments, **keywords)
+    os._exit(9)
+
+setattr(objects.ObjectFolder, step, dying)
+store = Store(sys.argv[1])
+with store.attempt(StageIdentity(stage="curate", version=1, config={"x": 1}, inputs={"web": "0" * 64})) as attempt:
+    (attempt.output / "one").write_text("hello")
+    (attempt.output / "two").write_text("there")
+    store.publish(attempt, {"documents": 1}, {}, time.time())
+"""
+
+
+@pytest.mark.parametrize("moment", ["put", "write_json", "create", "create after"])
+def test_killed_between_upload_and_publication(s3_url: str, tmp_path: Path, moment: str) -> None:
+    store = Store(s3_url)
+    command = [sys.executable, "-c", _PUBLISHER, s3_url, *moment.split()]
+    assert subprocess.run(command, timeout=60, check=False).returncode == 9
+    assert list((tmp_path / "cache" / "scratch").glob("*.lock")), "the dead one's scratch folder is still there"
+    found = store.find(IDENTITY)
+    assert (found is not None) == (moment == "create after")
     artifact = found or build(store)
     artifact.verify()
     assert artifact.path("one").read_text() == "hello"
-    with store.attempt(IDENTITY):
+    with store.attempt(IDENTITY, alone=True):
         pass  # the next builder tidies up
-    assert [path.name for path in artifact.root.glob("attempt-*")] == [artifact.folder.name]
-    json.loads((artifact.root / "record.json").read_text())
+    assert attempts(artifact) == {artifact.location.name}
+    assert list((tmp_path / "cache" / "scratch").iterdir()) == []
+
+
+def test_of_many_processes_that_publish_exactly_one_wins(s3_url: str) -> None:
+    program = _PUBLISHER.partition("original =")[0] + _PUBLISHER.partition("dying)\n")[2].replace('"there"', "step")
+    program += "\nprint(store.find(attempt.identity).path('two').read_text() == step)"
+    racers = [
+        subprocess.Popen([sys.executable, "-c", program, s3_url, str(number)], stdout=subprocess.PIPE, text=True)
+        for number in range(6)
+    ]
+    answers = [racer.communicate(timeout=100)[0].strip() for racer in racers]
+    assert sorted(answers) == ["False"] * 5 + ["True"]
+    artifact = Store(s3_url).find(IDENTITY)
+    assert artifact is not None
+    assert attempts(artifact) == {artifact.location.name}
+
+
+def test_build_on_another_node_uploads_what_it_wrote(store: Store) -> None:
+    with store.attempt(IDENTITY) as attempt:
+        elsewhere = pickle.loads(pickle.dumps(attempt))
+        with elsewhere.here() as there:
+            write(there)
+            there.work.write("part", b"x")
+            there.adopt(there.work, "part", "adopted")
+        (attempt.output / "mine").write_text("from the driver")
+        artifact = store.publish(attempt, {}, {}, time.time())
+    assert artifact.names == ["adopted", "deep/two", "mine", "one"]
+    assert attempts(artifact) == {artifact.location.name}
+    assert sorted(path.name for path in artifact.local().rglob("*") if path.is_file()) == [
+        "adopted",
+        "mine",
+        "one",
+        "two",
+    ]
+    assert (artifact.local("deep") / "two").read_text() == "there"
+
+
+def test_records_are_the_same_on_either_store_and_survive_a_copy(files: Store, s3_url: str) -> None:
+    there = Store(f"{s3_url}/store")
+    one, two = build(files), build(there)
+    changing = ("attempt", "started", "seconds")
+    assert {key: value for key, value in one.record.items() if key not in changing} == {
+        key: value for key, value in two.record.items() if key not in changing
+    }
+    two.root.delete_tree()
+    assert there.find(IDENTITY) is None
+    for name in files.root.names():
+        there.root.put(on_disk(files.root) / name, name)
+    copied = there.find(IDENTITY)
+    assert copied is not None and copied.record == one.record
+    assert copied.path("deep/two").read_text() == "there"

@@ -45,15 +45,14 @@ def build(attempt: Attempt, progress: Progress) -> dict[str, Any]:
     log("begin", stage, attempt.epoch)
     progress.start(10, "units")
     for unit in range(10):
-        marker = attempt.work / f"{unit}"
-        if not marker.exists():
+        if not attempt.work.exists(f"{unit}"):
             time.sleep(SECONDS / 10)
-            marker.write_text(f"{stage} {unit}")
+            attempt.work.write(f"{unit}", f"{stage} {unit}".encode())
         progress.update(unit + 1)
         if unit == 5:
             die_if(f"{stage}:build")
     for unit in range(10):
-        attempt.adopt(attempt.work / f"{unit}", f"units/{unit}")
+        attempt.adopt(attempt.work, f"{unit}", f"units/{unit}")
     log("end", stage, attempt.epoch)
     return {"units": 10}
 

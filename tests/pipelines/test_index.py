@@ -100,9 +100,9 @@ class Corpus:
         self.count += 1
         identity = StageIdentity(stage="deduplicate", version=1, config={"number": self.count}, inputs={})
         with self.store.attempt(identity) as attempt:
-            pool: Any = Inline(self.index, attempt.work)
-            lookups = Lookups(self.index, pool, attempt.work, NoProgress())
-            fates = _decide(signed(attempt.work, documents), BANDS, lookups)
+            pool: Any = Inline(self.index, Path(attempt.work.url))
+            lookups = Lookups(self.index, pool, Path(attempt.work.url), NoProgress())
+            fates = _decide(signed(Path(attempt.work.url), documents), BANDS, lookups)
             statistics = lookups.write(attempt, len(documents))
             artifact = self.store.publish(attempt, statistics, {}, 0.0)
         self.index = open_index(artifact, self.store)

@@ -140,9 +140,9 @@ def test_a_damaged_file_is_not_published(tmp_path: Path) -> None:
     identity = StageIdentity(stage="s", version=1, config={}, inputs={})
     store, some = Store(tmp_path / "store"), units(2)
     with store.attempt(identity) as attempt:
-        for result in Results(filled(attempt.work, some)):
+        for result in Results(filled(Path(attempt.work.url), some)):
             result.adopt("one", attempt, f"all/{result.name}")
-        path = next(attempt.work.glob("u1.*/one"))
+        path = next(Path(attempt.work.url).glob("u1.*/one"))
         status = path.stat()
         path.write_text("TEXT")
         os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
@@ -150,9 +150,9 @@ def test_a_damaged_file_is_not_published(tmp_path: Path) -> None:
             store.publish(attempt, {}, {}, time.time())
     assert store.find(identity) is None
     with store.attempt(identity) as attempt:
-        again = Ledger(some, attempt.work)
+        again = Ledger(some, Path(attempt.work.url))
         assert names(again.unfinished) == ["u1"]
-        again.add(some[1], finish(attempt.work, some[1]))
+        again.add(some[1], finish(Path(attempt.work.url), some[1]))
         (Results(again)[0].folder / "deep" / "two").unlink()
         with pytest.raises(DamagedWork, match=r"deep/two: was missing"):
             Results(again)[0].adopt("deep/two", attempt, "two")

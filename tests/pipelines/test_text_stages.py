@@ -93,7 +93,7 @@ def test_same_files_for_any_number_of_workers_and_interruptions(
     def interrupted(attempt: Any) -> dict[str, Any]:
         with pytest.raises(StageInterrupted):
             curate(CONFIG, sources, attempt, TWO, Interrupt())
-        marks = list((attempt.work / "units").glob("*.json"))
+        marks = list((Path(attempt.work.url) / "units").glob("*.json"))
         assert 0 < len(marks) < 8, "some units are done, some are not"
         return curate(CONFIG, sources, attempt, ONE, NoProgress())
 

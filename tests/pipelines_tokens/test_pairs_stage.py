@@ -38,7 +38,7 @@ def table(artifact: Artifact) -> list[dict[str, object]]:
 
 
 def shard_rows(artifact: Artifact, split: str) -> list[dict[str, object]]:
-    shards = TokenShards.open(artifact.folder / split)
+    shards = TokenShards.open(artifact.local() / split)
     return [row for index in range(len(shards)) for row in shards.batch(index).to_pylist()]
 
 
@@ -59,7 +59,7 @@ def test_a_small_kind_leaves_its_share_to_the_others(stages, texts, tokenizer: A
 
 
 def test_shards_are_the_rendered_conversations(pairs: Artifact, tokenizer: Artifact) -> None:
-    text = TextTokenizer.load(tokenizer.folder)
+    text = TextTokenizer.load(tokenizer.local())
     rows = {row["id"]: row for split in ("train", "held_out") for row in shard_rows(pairs, split)}
     conversations = table(pairs)
     assert list(rows) and set(rows) == {conversation["id"] for conversation in conversations}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 import ray
@@ -41,7 +42,7 @@ def tokens(shared, corpus: Artifact, tokenizer: Artifact) -> Artifact:
 
 
 def rows(artifact: Artifact, split: str) -> list[tuple[str, list[int], int, str]]:
-    shards = TokenShards.open(artifact.folder / split)
+    shards = TokenShards.open(artifact.local() / split)
     return [
         (row["id"], row["input_ids"], row["bytes"], row["source"] + "/" + row["language"])
         for index in range(len(shards))
@@ -50,7 +51,7 @@ def rows(artifact: Artifact, split: str) -> list[tuple[str, list[int], int, str]
 
 
 def test_every_document_once_in_order(tokens: Artifact, tokenizer: Artifact, texts: list[TextDocument]) -> None:
-    text = TextTokenizer.load(tokenizer.folder)
+    text = TextTokenizer.load(tokenizer.local())
     expected: dict[str, list[object]] = {"train": [], "held_out": []}
     for document in texts:
         ids = [BOS_ID, *text.encode(document.text).tolist(), EOS_ID]
@@ -62,7 +63,7 @@ def test_every_document_once_in_order(tokens: Artifact, tokenizer: Artifact, tex
 
 
 def test_text_comes_back(tokens: Artifact, tokenizer: Artifact, texts: list[TextDocument]) -> None:
-    text, wanted = TextTokenizer.load(tokenizer.folder), {document.id: document.text for document in texts}
+    text, wanted = TextTokenizer.load(tokenizer.local()), {document.id: document.text for document in texts}
     for split in ("train", "held_out"):
         for name, ids, size, _ in rows(tokens, split):
             assert text.decode(ids) == wanted[name]
@@ -79,7 +80,7 @@ def test_statistics_add_up(tokens: Artifact, texts: list[TextDocument]) -> None:
             assert sum(entry[key] for entry in statistics[group].values()) == sum(split[key] for split in splits)
     assert set(statistics["languages"]) == {"en", "fr", "de", "es", "python"}
     assert statistics["train"]["shards"] > 1
-    shards = TokenShards.open(tokens.folder / "train")
+    shards = TokenShards.open(tokens.local("train"))
     assert (len(shards), shards.tokens) == (statistics["train"]["shards"], statistics["train"]["tokens"])
 
 
@@ -112,7 +113,9 @@ def test_interrupted_equals_uninterrupted(
     with pytest.raises(StageInterrupted):
         build(stages, corpus, tokenizer, progress=StopAfter(phase))
     identity = StageIdentity(stage="tokenize", version=1, config={}, inputs={})
-    markers = list((stages.store.root / "tokenize" / identity.fingerprint[:32] / "work" / "units").glob("*.json"))
+    markers = list(
+        (Path(stages.store.root.url) / "tokenize" / identity.fingerprint[:32] / "work" / "units").glob("*.json")
+    )
     assert markers, "finished units are kept for the next attempt"
     assert build(stages, corpus, tokenizer).content == tokens.content
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from illada.artifacts import Artifact, Attempt, NoProgress, StageInterrupted
@@ -19,7 +21,7 @@ def build(stages, documents: Artifact, name: str = "tokenizer", **config: int) -
 
 def test_folder_and_statistics(tokenizer: Artifact) -> None:
     assert tokenizer.names == ["tokenizer.json", "tokenizer_config.json"]
-    text = TextTokenizer.load(tokenizer.folder)
+    text = TextTokenizer.load(tokenizer.local())
     assert text.vocab_size == tokenizer.statistics["vocab_size"] == 400
     assert tokenizer.statistics["sample_documents"] == 240
     assert 1 < tokenizer.statistics["bytes_per_token"] < 20
@@ -46,7 +48,7 @@ def test_the_sample_is_chosen_by_hash(stages, texts: list[TextDocument], corpus:
 def test_vocabulary_beyond_the_data(stages, corpus: Artifact) -> None:
     with pytest.raises(ValueError, match=r"vocabulary of 50000 asked, the sample supports \d+: lower data\.tokenizer"):
         build(stages, corpus, vocab_size=50_000)
-    assert stages.store.root.exists() and not list(stages.store.root.glob("tokenizer/*/attempt-*"))
+    assert Path(stages.store.root.url).exists() and not list(Path(stages.store.root.url).glob("tokenizer/*/attempt-*"))
 
 
 def test_no_documents(stages) -> None:

@@ -75,7 +75,7 @@ def test_tables_are_rectangular_and_nothing_is_left_unfilled(card: str) -> None:
 def test_the_code_of_the_card_runs(card: str, released: Artifact, tmp_path: Path) -> None:
     (code,) = re.findall(r"```python\n(import torch.*?)```", card, flags=re.DOTALL)
     environment = {**os.environ, "HF_MODULES_CACHE": str(tmp_path), "HF_HUB_OFFLINE": "1"}
-    command = [sys.executable, "-c", code.replace('folder = "."', f"folder = {str(released.folder)!r}")]
+    command = [sys.executable, "-c", code.replace('folder = "."', f"folder = {str(released.local())!r}")]
     done = subprocess.run(command, env=environment, cwd=tmp_path, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert done.stdout.strip()

@@ -39,14 +39,14 @@ FILES = {
 
 @pytest.fixture
 def copy(released: Artifact, tmp_path: Path) -> Path:
-    return shutil.copytree(released.folder, tmp_path / "release")
+    return shutil.copytree(released.local(), tmp_path / "release")
 
 
 def test_a_release_is_complete_and_verifies(released: Artifact, capsys: pytest.CaptureFixture[str]) -> None:
     assert set(released.names) == FILES
-    assert [check.name for check in verify(released.folder)] == ["files", "provenance", "weights", "probes"]
+    assert [check.name for check in verify(released.local())] == ["files", "provenance", "weights", "probes"]
     assert released.statistics["files"] == len(FILES)
-    assert main([str(released.folder)]) == 0
+    assert main([str(released.local())]) == 0
     assert "13 artifacts lead back to 3 source files" in capsys.readouterr().out
     assert main([]) == 2
 
@@ -200,7 +200,7 @@ def test_provenance_says_which_code_and_nothing_of_the_machine(released: Artifac
     for word in ("argv", "seconds", "started", "placement"):
         assert f'"{word}"' not in text
     checksums = json.loads(released.path("checksums.json").read_text())["files"]
-    assert check_provenance(released.folder, {name: entry["sha256"] for name, entry in checksums.items()}) == (13, 3)
+    assert check_provenance(released.local(), {name: entry["sha256"] for name, entry in checksums.items()}) == (13, 3)
 
 
 def _edit(path: Path, change: Callable[[dict[str, Any]], None]) -> None:

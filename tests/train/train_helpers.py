@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from illada.artifacts import Attempt, NoProgress, Progress, StageIdentity
+from illada.artifacts import Attempt, Folder, NoProgress, Progress, StageIdentity
 from illada.config import ModelConfig, Schedule, Training, TrainPlacement
 from illada.data.shards import ShardWriter, document_batch
 from illada.train.stage import train
@@ -55,7 +55,14 @@ def new_attempt(root: Path, name: str = "a", epoch: int = 0, stage: str = "pretr
     output, work = root / f"attempt-{name}", root / "work"
     output.mkdir(parents=True)
     work.mkdir(exist_ok=True)
-    return Attempt(identity=identity, output=output, work=work, epoch=epoch)
+    return Attempt(
+        identity=identity,
+        output=output,
+        work=Folder.at(work),
+        scratch=work,
+        location=Folder.at(output),
+        epoch=epoch,
+    )
 
 
 def placement(tensor: int = 1, pipeline: int = 1, data: int = 1, **changes: Any) -> TrainPlacement:
