@@ -78,19 +78,7 @@ class RunRegistry:
         Raises:
             RunConflict: the id exists with another identity; names the keys that differ.
         """
-        now = time.time()
-        values = {
-            "run_id": run_id,
-            "config_yaml": config_yaml,
-            "identity": canonical_json(identity),
-            "fingerprint": fingerprint(identity),
-            "store": store,
-            "argv": json.dumps(redact(argv)),
-            "created": now,
-            "updated": now,
-            "status": "created",
-            "generation": 1,
-        }
+        values = new_run(run_id, config_yaml, identity, store, argv)
         insert = postgresql.insert if self.engine.dialect.name == "postgresql" else sqlite.insert
         with self.engine.begin() as connection:
             connection.execute(insert(runs).values(values).on_conflict_do_nothing())
@@ -118,6 +106,25 @@ class RunRegistry:
         """Set columns of a run's row: for its driver and for cancellation."""
         with self.engine.begin() as connection:
             connection.execute(sa.update(runs).where(runs.c.run_id == run_id).values(updated=time.time(), **values))
+
+
+def new_run(
+    run_id: str, config_yaml: str, identity: Mapping[str, Any], store: str, argv: Sequence[str]
+) -> dict[str, Any]:
+    """The columns of a run that nothing has driven yet."""
+    now = time.time()
+    return {
+        "run_id": run_id,
+        "config_yaml": config_yaml,
+        "identity": canonical_json(identity),
+        "fingerprint": fingerprint(identity),
+        "store": store,
+        "argv": json.dumps(redact(argv)),
+        "created": now,
+        "updated": now,
+        "status": "created",
+        "generation": 1,
+    }
 
 
 def _run(row: sa.Row[Any]) -> Run:
