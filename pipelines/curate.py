@@ -31,14 +31,21 @@ _REJECTED = pa.schema(
 
 
 def curate(
-    config: Curate, sources: Mapping[str, Artifact], attempt: Attempt, placement: DataPlacement, progress: Progress
+    config: Curate,
+    sources: Mapping[str, Artifact],
+    attempt: Attempt,
+    placement: DataPlacement,
+    progress: Progress,
+    *,
+    may_be_empty: bool = False,
 ) -> dict[str, Any]:
     """Build the curated documents of `sources`, in their order.
 
     Returns statistics: funnel, languages, sources, damaged.
 
     Raises:
-        ValueError: nothing is left after filtering, or a source's file changed since it was acquired.
+        ValueError: nothing is left after filtering (unless it `may_be_empty`), or a source's file changed since it was
+            acquired.
     """
     units = plan_units([read_inventory(artifact) for artifact in sources.values()])
     lists = Path(attempt.work.url) / "block-lists"
@@ -50,7 +57,7 @@ def curate(
     factory = functools.partial(CurateWorker, config, lists)
     results = run_units(units, factory, Path(attempt.work.url) / "units", placement, progress, "MB")
     statistics = _statistics(results)
-    if not statistics["languages"]:
+    if not statistics["languages"] and not may_be_empty:
         losses = main_losses(statistics["funnel"])
         raise ValueError(
             f"no document is left after curation ({losses}); loosen data.curate or add sources: {', '.join(sources)}"

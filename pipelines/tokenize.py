@@ -38,8 +38,12 @@ def tokenize_documents(
     attempt: Attempt,
     placement: DataPlacement,
     progress: Progress,
+    *,
+    may_be_empty: bool = False,
 ) -> dict[str, Any]:
     """Output: the shard folders `train/` and `held_out/`; a document is BOS + tokens + EOS.
+
+    What adds to a corpus `may_be_empty`: a split that gets no document then has no folder.
 
     Returns {"train": {"documents", "tokens", "bytes", "shards"}, "held_out": {same}, "languages": {name: {"documents",
     "tokens", "bytes"}}, "sources": {same}}.
@@ -53,7 +57,7 @@ def tokenize_documents(
     counts = Counter[str]()
     for result in results:
         counts.update({split: result.statistics[split] for split in SPLITS})
-    if not all(counts[split] for split in SPLITS):
+    if not all(counts[split] for split in SPLITS) and not may_be_empty:
         raise ValueError(
             f"held_out {config.held_out} splits {sum(counts.values())} documents into {counts['train']} for training "
             f"and {counts['held_out']} held out; both need some: raise data.tokenize.held_out or add data"
@@ -62,6 +66,9 @@ def tokenize_documents(
     progress.start(sum(counts.values()), "documents in shards")
     totals = {}
     for number, split in enumerate(SPLITS):
+        if not counts[split]:
+            totals[split] = dict.fromkeys(("documents", "tokens", "bytes", "shards"), 0)
+            continue
         writer = ShardWriter(attempt.output / split, vocab_size=vocab_size, shard_tokens=config.shard_tokens)
         written = number * counts[SPLITS[0]]
         for result in results:

@@ -8,7 +8,7 @@ import sys
 import typer
 from rich.console import Console
 
-from illada.cli import cancel, generate, logs, plan, report, run, status, verify
+from illada.cli import cancel, data, generate, logs, plan, report, run, status, verify
 
 app = typer.Typer(
     help="From raw web crawls to a released diffusion language model, as durable workflows on Ray.",
@@ -25,6 +25,7 @@ report.register(app)
 generate.register(app)
 plan.register(app)
 verify.register(app)
+data.register(app)
 
 
 def main() -> None:

@@ -20,6 +20,7 @@ from illada.config.evaluation import Evaluate, Generate
 from illada.config.load import apply_overrides, dump_config, load_config, parse_config, read_config
 from illada.config.model import ModelConfig
 from illada.config.placement import DataPlacement, Placement, TrainPlacement
+from illada.config.refresh import RefreshConfig
 from illada.config.release import GATES, GateName, Gates, Release, Threshold
 from illada.config.training import Objective, Optimizer, Schedule, Training
 from illada.config.workflow import RunConfig, WorkflowConfig
@@ -44,6 +45,7 @@ __all__ = [
     "Pairs",
     "Placement",
     "PythonCode",
+    "RefreshConfig",
     "Release",
     "RunConfig",
     "Schedule",

@@ -209,6 +209,10 @@ class TokenShards:
         """Documents of all shards."""
         return sum(int(shard["documents"]) for shard in self.shards)
 
+    def path(self, shard: int) -> Path:
+        """The file of a shard."""
+        return self.folder / str(self.shards[shard]["file"])
+
     def values(self, shard: int) -> NDArray[Any]:
         """The token stream of a shard: a read-only, zero-copy view of its memory map, uint16 or uint32."""
         return self._lists(shard)[0]
@@ -219,8 +223,7 @@ class TokenShards:
 
     def batch(self, shard: int) -> pa.RecordBatch:
         """A shard with all its columns, memory-mapped. Raises ShardError when it is not what the index says."""
-        entry = self.shards[shard]
-        path = self.folder / entry["file"]
+        entry, path = self.shards[shard], self.path(shard)
         try:
             size = path.stat().st_size
         except OSError as error:
@@ -237,7 +240,7 @@ class TokenShards:
         lists = self.batch(shard).column("input_ids")
         values, offsets = lists.values.to_numpy(zero_copy_only=True), lists.offsets.to_numpy(zero_copy_only=True)
         if values.dtype != token_dtype(self.vocab_size) or offsets[0] != 0 or offsets[-1] != len(values):
-            raise ShardError(f"{self.folder / self.shards[shard]['file']}: its token lists are damaged")
+            raise ShardError(f"{self.path(shard)}: its token lists are damaged")
         return values, offsets
 
 

@@ -51,6 +51,7 @@ class StageRunner:
         listener: Listener | None,
     ) -> None:
         self.run_id = run.run_id
+        self._created = run.created
         self.epoch = lease.epoch
         self.store = Store(run.store)
         self.stages: list[StageOutcome] = []
@@ -58,6 +59,14 @@ class StageRunner:
         self._lease = lease
         self._prepare = prepare
         self._listener = listener
+
+    @property
+    def passage(self) -> str:
+        """Names this passage through the graph: the same after a kill, another when a finished run is run again.
+
+        A run of the same name in another database (the old one may be lost) has passages of its own.
+        """
+        return f"{DBOS.workflow_id}/{self._created}"
 
     def stage(
         self,

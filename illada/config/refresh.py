@@ -1,0 +1,91 @@
+"""A refresh: which sources a corpus grows from, and how what is new in them becomes its next snapshot."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import Field, model_validator
+
+from illada.config.base import Config
+from illada.config.data import Curate, Deduplicate, SourceName, Tokenize, Tokenizer
+from illada.config.workflow import RunConfig
+
+CorpusName = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]{0,62}$")]  # a folder of the store
+
+
+class GrowingFiles(Config):
+    """What all sources of a refresh have: files that are added under new names and never change under old ones."""
+
+    name: SourceName
+    files: Literal["warc", "parquet", "jsonl"]
+    text_column: str = "text"
+    id_column: str | None = None
+    url_column: str | None = None
+    licence: str = "unknown"
+
+    def taking(self) -> dict[str, Any]:
+        """What documents are made of these files by: not where the files are, nor how they are found."""
+        return self.model_dump(
+            mode="json", include={"name", "files", "text_column", "id_column", "url_column", "licence"}
+        )
+
+
+class Listing(GrowingFiles):
+    """Files named by a listing, one path or URL a line (plain or .gz), such as a crawl's `warc.paths.gz`.
+
+    `base` is put before each line. Listing and files may be on any file system fsspec knows (paths, https, s3).
+    """
+
+    kind: Literal["listing"] = "listing"
+    listing: str = Field(min_length=1)
+    base: str = ""
+
+
+class GrowingFolder(GrowingFiles):
+    """Files below a folder or an object-store prefix whose path from there matches `pattern`."""
+
+    kind: Literal["folder"] = "folder"
+    location: str = Field(min_length=1)
+    pattern: str = "**/*"
+
+
+class HubDataset(GrowingFiles):
+    """Files of a dataset repository on a Hugging Face hub, as they are at `revision` (a branch, tag or commit)."""
+
+    kind: Literal["hf-dataset"] = "hf-dataset"
+    repository: str = Field(pattern=r"^[\w.-]+(/[\w.-]+)?$")
+    revision: str = "main"
+    pattern: str = "**/*.parquet"
+
+
+GrowingSource = Annotated[Listing | GrowingFolder | HubDataset, Field(discriminator="kind")]
+
+
+class RefreshConfig(RunConfig):
+    """Find what is new in the sources of `corpus` and publish its next snapshot.
+
+    `deduplicate`, `tokenizer` and `tokenize` belong to the corpus: its first snapshot fixes them. `curate` may change.
+    """
+
+    workflow: Literal["refresh"] = "refresh"
+    corpus: CorpusName
+    sources: tuple[GrowingSource, ...] = Field(min_length=1)
+    curate: Curate = Curate()
+    deduplicate: Deduplicate = Deduplicate()
+    tokenizer: Tokenizer
+    tokenize: Tokenize = Tokenize()
+
+    @model_validator(mode="after")
+    def _unique_names(self) -> Self:
+        names = [source.name for source in self.sources]
+        if len(set(names)) != len(names):
+            raise ValueError(f"source names must differ, got {names}")
+        return self
+
+    def fixed(self) -> dict[str, Any]:
+        """What must not change from snapshot to snapshot."""
+        return {
+            "deduplicate": self.deduplicate.identity(),
+            "tokenizer": self.tokenizer.identity(),
+            "tokenize": self.tokenize.identity(),
+        }

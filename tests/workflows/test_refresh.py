@@ -1,0 +1,149 @@
+"""A corpus that grows: only what is new is worked on, nothing comes twice, and every snapshot is what it would be."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+from refresh_bench import configuration, report, run_refresh, write_crawl, write_lines, write_listing
+
+from illada.artifacts import Store
+from illada.data.corpora import latest, numbers, open_snapshot
+from illada.data.snapshots import Snapshot
+from illada.data.tokenizer import TextTokenizer
+from illada.durable.errors import StageFailed
+
+pytestmark = pytest.mark.usefixtures("cluster")
+
+
+def first_state(root: Path) -> None:
+    write_lines(root / "lines" / "a.jsonl", range(30))
+    write_crawl(root / "crawl" / "one.warc.gz", range(100, 130))
+    write_listing(root / "warc.paths.gz", ["one.warc.gz"])
+
+
+def second_state(root: Path) -> None:
+    """New reports, and among them old ones: some equal, from the other source, and one twice."""
+    write_lines(root / "lines" / "sub" / "b.jsonl", [*range(200, 215), 3, 200])
+    write_crawl(root / "crawl" / "two.warc.gz", [*range(300, 310), 100, 101])
+    write_listing(root / "warc.paths.gz", ["one.warc.gz", "two.warc.gz"])
+
+
+def texts(snapshot: Snapshot) -> set[int]:
+    """Numbers of the reports in its shards, of both splits; asserts that none comes twice."""
+    tokenizer = TextTokenizer.load(snapshot.built("tokenizer").local())
+    found = []
+    for split in ("train", "held_out"):
+        shards = snapshot.shards(split)
+        for index in range(len(shards)):
+            values, offsets = shards.values(index), shards.offsets(index)
+            for start, end in itertools.pairwise(offsets):
+                text = tokenizer.decode(values[start + 1 : end - 1].tolist())
+                found.append(next(n for n in CANDIDATES if report(n).split("\n")[1] in text))
+    assert len(found) == len(set(found))
+    return set(found)
+
+
+CANDIDATES = [*range(30), *range(100, 130), *range(200, 215), *range(300, 310)]
+
+
+@pytest.fixture(scope="module")
+def corpus(tmp_path_factory: pytest.TempPathFactory, cluster: None) -> Path:
+    """A folder whose corpus has two snapshots."""
+    root = tmp_path_factory.mktemp("corpus")
+    config = configuration(root)
+    first_state(root)
+    assert run_refresh(config, root / "runs.db")["snapshot"] == 1
+    second_state(root)
+    assert run_refresh(config, root / "runs.db") == {
+        "corpus": "web", "snapshot": 2, "new_files": 2, "fingerprint": latest(Store(root / "store"), "web").fingerprint,
+    }  # fmt: skip
+    return root
+
+
+def test_a_refresh_takes_what_is_new_once(corpus: Path) -> None:
+    store = Store(corpus / "store")
+    one, two = open_snapshot(store, "web", 1), open_snapshot(store, "web", 2)
+    old, both = texts(one), texts(two)
+    assert old == {*range(30), *range(100, 130)}
+    assert both == {*old, *range(200, 215), *range(300, 310)}
+
+    assert [(file.source, file.name, file.snapshot, file.licence) for file in two.sources()] == [
+        ("lines", "a.jsonl", 1, "CC0-1.0"), ("crawl", "one.warc.gz", 1, "unknown"),
+        ("lines", "sub/b.jsonl", 2, "CC0-1.0"), ("crawl", "two.warc.gz", 2, "unknown"),
+    ]  # fmt: skip
+    added = two.artifact.statistics["added"]
+    assert {name: group["documents"] for name, group in added["sources"].items()} == {"crawl": 10, "lines": 15}
+    assert two.totals["sources"]["lines"]["documents"] == 45
+    rows = two.table().to_pylist()
+    assert rows[: one.table().num_rows] == one.table().to_pylist(), "old shards stay, in their order"
+    assert {row["artifact"] for row in rows} == {s.built("tokenize").fingerprint for s in (one, two)}
+    assert sum(row["tokens"] for row in rows if row["split"] == "train") == two.totals["train"]["tokens"]
+    assert two.shards("train").tokens == two.totals["train"]["tokens"]
+    assert two.built("tokenizer") == one.built("tokenizer")
+    assert [snapshot.number for snapshot in two.history()] == [1, 2]
+    funnel = {row["step"]: row for row in two.built("deduplicate").statistics["funnel"]}
+    assert funnel["exact"]["dropped"] | funnel["near"]["dropped"] == {"known_duplicate": 3, "duplicate": 1}
+
+
+def test_nothing_new_publishes_nothing(corpus: Path) -> None:
+    before = set((corpus / "store").glob("*/*/record.json"))
+    result = run_refresh(configuration(corpus), corpus / "runs.db")
+    assert (result["snapshot"], result["new_files"]) == (2, 0)
+    assert numbers(Store(corpus / "store"), "web") == [1, 2]
+    added = set((corpus / "store").glob("*/*/record.json")) - before
+    assert {path.parent.parent.name for path in added} == {"discover"}
+
+
+def test_a_file_that_changed_under_its_name_is_refused_before_any_work(corpus: Path, tmp_path: Path) -> None:
+    shutil.copytree(corpus / "lines", tmp_path / "lines")
+    source = {"kind": "folder", "name": "lines", "files": "jsonl", "location": str(tmp_path / "lines")}
+    config = configuration(corpus, sources=[source])
+    before = set((corpus / "store").glob("*/*/record.json"))
+    path = tmp_path / "lines" / "a.jsonl"
+    was = path.stat().st_size
+    write_lines(tmp_path / "lines" / "new.jsonl", range(400, 410))
+    path.write_bytes(path.read_bytes() + b"{}\n")
+    with pytest.raises(StageFailed, match=rf"a\.jsonl changed since snapshot 1.*then {was} bytes.*now {was + 3} bytes"):
+        run_refresh(config, corpus / "runs.db", "changed")
+    lines = path.read_bytes().splitlines(keepends=True)[:-1]
+    path.write_bytes(b"".join([*lines[1:], lines[0]]))
+    with pytest.raises(StageFailed, match=r"a\.jsonl changed .* put the old content back .* under another name"):
+        run_refresh(config, corpus / "runs.db", "changed")
+    with pytest.raises(StageFailed, match=r"corpus 'web': tokenizer\.vocab_size is 400 there, 500 here"):
+        run_refresh(configuration(corpus, tokenizer={"vocab_size": 500}), corpus / "runs.db", "other")
+    assert set((corpus / "store").glob("*/*/record.json")) == before
+
+
+def test_the_same_in_another_store_and_only_duplicates(corpus: Path, tmp_path: Path) -> None:
+    """Identity is content alone; and a refresh whose documents are all known still notes that it took the files."""
+    store = tmp_path / "store"
+    shutil.copytree(corpus / "store", store)
+    for path in (store / "corpora" / "web").glob("2.json"):
+        path.unlink()
+    config = configuration(corpus, placement={"store": str(store), "data": {"workers": 1}})
+    shutil.rmtree(
+        next((store / "snapshot").glob(f"{open_snapshot(Store(corpus / 'store'), 'web', 2).fingerprint[:32]}"))
+    )
+    result = run_refresh(config, tmp_path / "runs.db")
+    assert result["fingerprint"] == open_snapshot(Store(corpus / "store"), "web", 2).fingerprint
+    assert (
+        open_snapshot(Store(store), "web", 2).artifact.content
+        == open_snapshot(Store(corpus / "store"), "web", 2).artifact.content
+    )
+
+    (tmp_path / "copies").mkdir()
+    (tmp_path / "copies" / "again.jsonl").write_text(
+        "".join(json.dumps({"text": report(number)}) + "\n" for number in (1, 2, 200))
+    )
+    source = {"kind": "folder", "name": "copies", "files": "jsonl", "location": str(tmp_path / "copies")}
+    again = configuration(corpus, sources=[source], placement=config.placement.identity())
+    result = run_refresh(again, tmp_path / "runs.db", "copies")
+    three = open_snapshot(Store(store), "web", 3)
+    assert (result["snapshot"], result["new_files"]) == (3, 1)
+    assert three.totals == open_snapshot(Store(store), "web", 2).totals
+    assert three.table() == open_snapshot(Store(store), "web", 2).table()
+    assert three.sources()[-1].name == "again.jsonl"

@@ -1,0 +1,199 @@
+"""A refresh: what is new in the sources of a corpus becomes its next snapshot.
+
+    discover -> acquire-* -> curate -> deduplicate -> tokenizer -> tokenize -> snapshot
+                                           |
+                  signature index of the snapshot before (and of all before it)
+
+`discover` looks at the world once for each passage through the graph and is kept, so that a resumed run works on the
+files that the killed one found. Everything after it depends on the content of the new files and on the snapshot before,
+and so comes out the same in any run. The last act, publishing the snapshot under its number, happens once for each
+number: a refresh that comes second starts over from the snapshot that was faster.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import Any
+
+from illada.artifacts import Attempt, Progress, Store
+from illada.config import ConfigError, RefreshConfig
+from illada.config.refresh import GrowingSource
+from illada.data.corpora import publish
+from illada.data.snapshots import SNAPSHOT_VERSION, STAGE, Snapshot, build_snapshot, read_snapshot
+from illada.durable.cluster import run_remote
+from illada.durable.engine import StageRunner
+from illada.durable.stages import StaleHistory
+from pipelines.curate import CURATE_VERSION, curate
+from pipelines.deduplicate import DEDUPLICATE_VERSION, deduplicate
+from pipelines.discover import DISCOVER_VERSION, DISCOVERY, discover
+from pipelines.index import INDEX_VERSION, SignatureIndex, key_config, open_index
+from pipelines.languages import check_languages
+from pipelines.sources.growing import Listed, unchanged
+from pipelines.take import TAKE_VERSION, take, taking_identity
+from pipelines.tokenize import TOKENIZE_VERSION, tokenize_documents
+from pipelines.tokenizer import TOKENIZER_VERSION, build_tokenizer
+from workflows.registry import Workflow
+
+Build = Callable[[Attempt, Progress], Mapping[str, Any]]
+_LISTED = ("name", "url", "bytes", "version")
+
+
+def check(config: RefreshConfig) -> None:
+    """Raise ConfigError for unknown languages."""
+    check_languages(config.curate.languages)
+
+
+def stage_configs(config: RefreshConfig) -> dict[str, dict[str, Any]]:
+    """The configuration that each stage's identity is made of, in the order of the graph.
+
+    The graph adds the passage to `discover`, the new files to `acquire-*`, and the snapshot's number to `snapshot`.
+    """
+    return {
+        "discover": {"corpus": config.corpus, "sources": [source.identity() for source in config.sources]},
+        **{f"acquire-{source.name}": source.taking() for source in config.sources},
+        "curate": config.curate.identity(),
+        "deduplicate": {**config.deduplicate.identity(), "index": INDEX_VERSION},
+        "tokenizer": config.tokenizer.identity(),
+        "tokenize": config.tokenize.identity(),
+        "snapshot": {"corpus": config.corpus, "fixed": config.fixed()},
+    }
+
+
+def refresh(run: StageRunner, config: RefreshConfig) -> dict[str, Any]:
+    """Publish the next snapshot, or find that nothing is new.
+
+    Returns {"corpus", "snapshot": number of the newest, "fingerprint", "new_files"}.
+    """
+    for attempt in itertools.count(1):
+        discovery = run.stage(
+            "discover",
+            DISCOVER_VERSION,
+            {**stage_configs(config)["discover"], "passage": run.passage, "attempt": attempt},
+            {},
+            _remote(discover, config, run.store),
+        )
+        found = json.loads(discovery.path(DISCOVERY).read_text(encoding="utf-8"))
+        before = found["previous"]
+        previous = None if before is None else read_snapshot(run.store, run.store.open(STAGE, before))
+        files = sum(map(len, found["new"].values()))
+        if not files:
+            if previous is None:
+                raise ConfigError(f"corpus {config.corpus!r}: its sources list no file; there is nothing to start from")
+            return _result(previous, files)
+        snapshot = _next(run, config, previous, found["new"])
+        if publish(snapshot, discovery):
+            return _result(snapshot, files)
+    raise AssertionError("the count has no end")
+
+
+def _next(
+    run: StageRunner, config: RefreshConfig, previous: Snapshot | None, new: Mapping[str, list[dict[str, Any]]]
+) -> Snapshot:
+    """The stages from new files to an unpublished snapshot."""
+    configs, place = stage_configs(config), config.placement.data
+    for name, files in new.items():
+        changed = [file for file in files if not unchanged(Listed(**{key: file[key] for key in _LISTED}))]
+        if changed:
+            raise StaleHistory(f"source {name}: {changed[0]['name']} is no longer what was listed")
+    acquired = {
+        source.name: run.stage(
+            f"acquire-{source.name}",
+            TAKE_VERSION,
+            taking_identity(source, new[source.name]),
+            {},
+            partial(_take, source, new[source.name], place),
+            place.identity(),
+        )
+        for source in config.sources
+        if new[source.name]
+    }
+    growing = previous is not None
+    curated = run.stage(
+        "curate",
+        CURATE_VERSION,
+        configs["curate"],
+        {name: source.content for name, source in acquired.items()},
+        lambda attempt, progress: curate(config.curate, acquired, attempt, place, progress, may_be_empty=growing),
+        place.identity(),
+    )
+    indexed = {} if previous is None else {"index": previous.built("deduplicate").fingerprint}
+    documents = run.stage(
+        "deduplicate",
+        DEDUPLICATE_VERSION,
+        configs["deduplicate"],
+        {"curated": curated.fingerprint, **indexed},
+        lambda attempt, progress: deduplicate(
+            config.deduplicate, curated, attempt, place, progress, _index(run, config, previous)
+        ),
+        place.identity(),
+    )
+    built = {"curate": curated, "deduplicate": documents}
+    if previous is None:
+        tokenizer = built["tokenizer"] = run.stage(
+            "tokenizer",
+            TOKENIZER_VERSION,
+            configs["tokenizer"],
+            {"documents": documents.fingerprint},
+            _remote(build_tokenizer, config.tokenizer, documents),
+        )
+    else:
+        tokenizer = built["tokenizer"] = previous.built("tokenizer")
+    tokens = built["tokenize"] = run.stage(
+        "tokenize",
+        TOKENIZE_VERSION,
+        configs["tokenize"],
+        {"documents": documents.fingerprint, "tokenizer": tokenizer.fingerprint},
+        lambda attempt, progress: tokenize_documents(
+            config.tokenize, documents, tokenizer, attempt, place, progress, may_be_empty=growing
+        ),
+        place.identity(),
+    )
+    inputs = {"tokens": tokens.fingerprint, "documents": documents.fingerprint, "tokenizer": tokenizer.fingerprint}
+    inputs |= {f"acquire-{name}": artifact.content for name, artifact in acquired.items()}
+    if previous is not None:
+        inputs["previous"] = previous.fingerprint
+    artifact = run.stage(
+        STAGE,
+        SNAPSHOT_VERSION,
+        configs["snapshot"],
+        inputs,
+        _remote(_snapshot, run.store, config, previous, acquired, built),
+    )
+    return read_snapshot(run.store, artifact)
+
+
+def _take(source: GrowingSource, new: Any, place: Any, attempt: Attempt, progress: Progress) -> dict[str, Any]:
+    return take(source, new, attempt, place, progress)
+
+
+def _index(run: StageRunner, config: RefreshConfig, previous: Snapshot | None) -> SignatureIndex:
+    if previous is None:
+        return SignatureIndex(config=key_config(config.deduplicate))
+    return open_index(previous.built("deduplicate"), run.store)
+
+
+def _snapshot(store: Store, config: RefreshConfig, *arguments: Any, progress: Progress) -> dict[str, Any]:
+    progress.start(1, "snapshot")
+    statistics = build_snapshot(store, config.corpus, config.fixed(), *arguments)
+    progress.update(1)
+    return statistics
+
+
+def _remote(function: Callable[..., Mapping[str, Any]], *arguments: Any) -> Build:
+    """A build that is one Ray task."""
+    return lambda attempt, progress: run_remote(partial(function, *arguments), attempt, progress=progress)
+
+
+def _result(snapshot: Snapshot, files: int) -> dict[str, Any]:
+    return {
+        "corpus": snapshot.corpus,
+        "snapshot": snapshot.number,
+        "fingerprint": snapshot.fingerprint,
+        "new_files": files,
+    }
+
+
+WORKFLOW = Workflow(check=check, graph=refresh, stage_configs=stage_configs)
