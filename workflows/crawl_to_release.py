@@ -1,7 +1,8 @@
 """The whole chain, from raw sources to a released diffusion language model: the one place that knows every stage.
 
     acquire-* -> curate -> deduplicate -> tokenizer -> tokenize -> pretrain -> export-base -> evaluate-base
-                                      \\-> pairs -----------------> sft -> export-sft -> evaluate-sft -> release
+                                      \\-> pairs ------> sft -> export-sft -> evaluate-sft -> gates -> release
+                                            \\-> decontaminate (where benchmarks are named) --/
 
 Each line below is one durable step. A stage's identity is its configuration and the fingerprints of its inputs; where
 it runs (`placement`) is passed beside it and changes nothing. Sources are external, so what depends on them depends on
@@ -10,13 +11,10 @@ the digest of their content, not on how they were asked for.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from functools import partial
 from typing import Any
 
-from illada.artifacts import Artifact, Attempt, Progress
+from illada.artifacts import Artifact
 from illada.config import Training, TrainPlacement, WorkflowConfig
-from illada.durable.cluster import run_remote
 from illada.durable.engine import StageRunner
 from illada.train.stage import TRAIN_VERSION, train
 from pipelines.acquire import ACQUIRE_VERSION, acquire, check_sources, source_identity
@@ -26,30 +24,34 @@ from pipelines.deduplicate import DEDUPLICATE_VERSION, deduplicate
 from pipelines.pairs import PAIRS_VERSION, build_pairs
 from pipelines.tokenize import TOKENIZE_VERSION, tokenize_documents
 from pipelines.tokenizer import TOKENIZER_VERSION, build_tokenizer
-from workflows.finish import EVALUATE_VERSION, EXPORT_VERSION, RELEASE_VERSION, evaluate, export, release
+from workflows.finish import Measurement
+from workflows.publish import (
+    check_release,
+    export_and_evaluate,
+    gate_and_release,
+    gates_identity,
+    remote,
+    report_contamination,
+)
 from workflows.registry import Workflow
-
-Build = Callable[[Attempt, Progress], Mapping[str, Any]]
 
 
 def check(config: WorkflowConfig) -> None:
-    """Raise ConfigError for missing sources and conversations, unknown languages, and the like."""
+    """Raise ConfigError for missing sources, conversations and benchmarks, gates that cannot pass, and the like."""
     check_sources(config.data)
     pairs_identity(config.data.pairs)
+    check_release(
+        config.release, config.data.decontaminate, {source.name: source.licence for source in config.data.sources}
+    )
 
 
 def stage_configs(config: WorkflowConfig) -> dict[str, dict[str, Any]]:
     """The configuration that each stage's identity is made of, in the order of the graph.
 
-    To `acquire-*` and `pairs` the graph adds the content of the files that the configuration names.
+    To `acquire-*`, `decontaminate` and `pairs` the graph adds the content of the files that the configuration names.
     """
     data, model = config.data, config.model.identity()
-    evaluated = {
-        "evaluate": config.evaluate.identity(),
-        "generate": config.generate.identity(),
-        "objective": config.pretrain.objective.identity(),
-        "window": config.pretrain.window,
-    }
+    evaluated = _measurement(config).identity()
     return {
         **{f"acquire-{source.name}": source.identity() for source in data.sources},
         "curate": data.curate.identity(),
@@ -60,9 +62,11 @@ def stage_configs(config: WorkflowConfig) -> dict[str, dict[str, Any]]:
         "export-base": {"model": model},
         "evaluate-base": evaluated,
         "pairs": data.pairs.identity(),
+        **({"decontaminate": data.decontaminate.identity()} if data.decontaminate.benchmarks else {}),
         "sft": {"training": config.sft.identity(), "model": model},
         "export-sft": {"model": model},
         "evaluate-sft": evaluated,
+        "gates": gates_identity(config.release),
         "release": config.release.identity(),
     }
 
@@ -73,7 +77,7 @@ def crawl_to_release(run: StageRunner, config: WorkflowConfig) -> dict[str, Any]
 
     sources = {
         source.name: run.stage(
-            f"acquire-{source.name}", ACQUIRE_VERSION, source_identity(source), {}, _remote(acquire, source)
+            f"acquire-{source.name}", ACQUIRE_VERSION, source_identity(source), {}, remote(acquire, source)
         )
         for source in data.sources
     }
@@ -98,7 +102,7 @@ def crawl_to_release(run: StageRunner, config: WorkflowConfig) -> dict[str, Any]
         TOKENIZER_VERSION,
         configs["tokenizer"],
         {"documents": documents.fingerprint},
-        _remote(build_tokenizer, data.tokenizer, documents),
+        remote(build_tokenizer, data.tokenizer, documents),
     )
     texts = {"documents": documents.fingerprint, "tokenizer": tokenizer.fingerprint}
     tokens = run.stage(
@@ -113,33 +117,36 @@ def crawl_to_release(run: StageRunner, config: WorkflowConfig) -> dict[str, Any]
     )
 
     base = _train(run, "pretrain", config, config.pretrain, tokens, None, place.pretrain)
-    base_model, base_results = _export_and_evaluate(run, "base", config, base, tokenizer, tokens)
+    how = _measurement(config)
+    base_model, base_results = export_and_evaluate(run, "base", config.model, how, base, tokenizer, tokens)
 
     pairs = run.stage(
         "pairs",
         PAIRS_VERSION,
         pairs_identity(data.pairs),
         texts,
-        _remote(build_pairs, data.pairs, documents, tokenizer),
+        remote(build_pairs, data.pairs, documents, tokenizer),
     )
+    corpora = {corpus.stage: corpus for corpus in (documents, pairs)}
+    report = report_contamination(run, data.decontaminate, corpora, place.data)
     tuned = _train(run, "sft", config, config.sft, pairs, base, place.sft)
-    tuned_model, tuned_results = _export_and_evaluate(run, "sft", config, tuned, tokenizer, tokens)
+    tuned_model, tuned_results = export_and_evaluate(run, "sft", config.model, how, tuned, tokenizer, tokens)
 
-    chain = [*sources.values(), curated, documents, tokenizer, tokens, base, base_model, base_results]
-    chain += [pairs, tuned, tuned_model, tuned_results]
-    released = run.stage(
-        "release",
-        RELEASE_VERSION,
-        configs["release"],
-        {f"{artifact.stage}": artifact.fingerprint for artifact in chain},
-        _remote(release, tuned_model, chain, {"base": base_results, "sft": tuned_results}, config.release),
-    )
+    chain = [*sources.values(), curated, documents, tokenizer, tokens, base, base_model, base_results, pairs]
+    chain += [report] if report else []
+    chain += [tuned, tuned_model, tuned_results]
+    results = {"base": base_results, "sft": tuned_results}
+    released = gate_and_release(run, config.release, chain, corpora, report, tuned_model, results)
     return {"release": released.fingerprint}
 
 
-def _remote(function: Callable[..., Mapping[str, Any]], *arguments: Any) -> Build:
-    """A build that is one Ray task: for stages which use one process and would otherwise load the driver's node."""
-    return lambda attempt, progress: run_remote(partial(function, *arguments), attempt, progress=progress)
+def _measurement(config: WorkflowConfig) -> Measurement:
+    return Measurement(
+        evaluate=config.evaluate,
+        generate=config.generate,
+        objective=config.pretrain.objective,
+        window=config.pretrain.window,
+    )
 
 
 def _train(
@@ -170,27 +177,6 @@ def _train(
         ),
         placement.identity(),
     )
-
-
-def _export_and_evaluate(
-    run: StageRunner, name: str, config: WorkflowConfig, trained: Artifact, tokenizer: Artifact, tokens: Artifact
-) -> tuple[Artifact, Artifact]:
-    configs = stage_configs(config)
-    model = run.stage(
-        f"export-{name}",
-        EXPORT_VERSION,
-        configs[f"export-{name}"],
-        {"trained": trained.fingerprint, "tokenizer": tokenizer.fingerprint},
-        _remote(export, trained, tokenizer, config.model),
-    )
-    results = run.stage(
-        f"evaluate-{name}",
-        EVALUATE_VERSION,
-        configs[f"evaluate-{name}"],
-        {"model": model.fingerprint, "tokens": tokens.fingerprint},
-        _remote(evaluate, model, tokens, config),
-    )
-    return model, results
 
 
 WORKFLOW = Workflow(check=check, graph=crawl_to_release, stage_configs=stage_configs)

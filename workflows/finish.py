@@ -1,16 +1,37 @@
-"""The last stages, from a training checkpoint to something people use: export, evaluation with samples, release."""
+"""Builds of the last stages, from a training checkpoint to something people use: export, evaluation, gates, release."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from illada.artifacts import Artifact, Attempt, Progress
-from illada.config import ModelConfig, Release, WorkflowConfig
+from illada.config import Evaluate, Generate, ModelConfig, Objective, Release
 
 EXPORT_VERSION = 1
 EVALUATE_VERSION = 1
-RELEASE_VERSION = 1
+GATES_VERSION = 1
+RELEASE_VERSION = 2
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Measurement:
+    """How a model is measured: the bound of its pretraining objective on windows of that length, and its samples."""
+
+    evaluate: Evaluate
+    generate: Generate
+    objective: Objective
+    window: int
+
+    def identity(self) -> dict[str, Any]:
+        """Plain JSON types."""
+        return {
+            "evaluate": self.evaluate.identity(),
+            "generate": self.generate.identity(),
+            "objective": self.objective.identity(),
+            "window": self.window,
+        }
 
 
 def export(
@@ -29,34 +50,46 @@ def export(
 
 
 def evaluate(
-    model: Artifact, tokens: Artifact, config: WorkflowConfig, attempt: Attempt, *, progress: Progress
+    model: Artifact, tokens: Artifact, how: Measurement, attempt: Attempt, *, progress: Progress
 ) -> dict[str, Any]:
     """Held-out likelihood bound and samples of an exported model."""
     from illada.evaluate.nll import evaluate_nll
     from illada.sample.blocks import sample_prompts
 
     held_out = evaluate_nll(
-        model.local(),
-        tokens.local("held_out"),
-        config.evaluate,
-        config.pretrain.objective,
-        config.pretrain.window,
-        progress,
+        model.local(), tokens.local("held_out"), how.evaluate, how.objective, how.window, progress
     )
-    return {"held_out": held_out, "samples": sample_prompts(model.local(), config.generate, progress)}
+    return {"held_out": held_out, "samples": sample_prompts(model.local(), how.generate, progress)}
+
+
+def check_gates(
+    chain: Sequence[Artifact],
+    corpora: Mapping[str, Artifact],
+    evaluation: Artifact,
+    report: Artifact | None,
+    config: Release,
+    attempt: Attempt,
+    *,
+    progress: Progress,
+) -> dict[str, Any]:
+    """The outcomes of all gates, when they allow a release."""
+    from illada.release.facts import check_gates
+
+    return check_gates(chain, corpora, evaluation, report, config.gates, config.waivers, attempt, progress)
 
 
 def release(
     exported: Artifact,
     chain: Sequence[Artifact],
+    gates: Artifact,
     evaluations: Mapping[str, Artifact],
     config: Release,
     attempt: Attempt,
     *,
     progress: Progress,
 ) -> dict[str, Any]:
-    """The release folder: model, tokenizer, card, provenance, probes, checksums."""
+    """The release folder: model, tokenizer, card, gates, provenance, probes, checksums."""
     from illada.release.build import build_release
 
     results = {name: artifact.statistics for name, artifact in evaluations.items()}
-    return build_release(exported, chain, results, config, attempt, progress)
+    return build_release(exported, chain, gates, results, config, attempt, progress)

@@ -96,6 +96,10 @@ class Folder(abc.ABC):
         """Size in bytes of every file, however deep, whose name starts with `prefix`, in the order of names."""
 
     @abc.abstractmethod
+    def folders(self) -> list[str]:
+        """Names of the folders directly in it, sorted."""
+
+    @abc.abstractmethod
     def delete(self, name: str) -> None:
         """Remove a file; nothing happens when there is none."""
 
@@ -191,6 +195,13 @@ class LocalFolder(Folder):
             except (FileNotFoundError, NotADirectoryError):
                 continue
         return dict(sorted(found.items()))
+
+    def folders(self) -> list[str]:
+        try:
+            with os.scandir(self.url) as entries:
+                return sorted(entry.name for entry in entries if entry.is_dir())
+        except FileNotFoundError:
+            return []
 
     def delete(self, name: str) -> None:
         self._file(name).unlink(missing_ok=True)

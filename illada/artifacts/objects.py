@@ -78,18 +78,15 @@ class ObjectFolder(Folder):
 
     def names(self, prefix: str = "") -> dict[str, int]:
         """See Folder. Files only, not the empty objects that some tools make for folders."""
-        bucket, root = self._bucket(), f"{self._key('')}/".removeprefix("/")
-        request: dict[str, Any] = {"Bucket": bucket, "Prefix": root + prefix}
-        found: dict[str, int] = {}
-        while True:
-            with self._errors():
-                page = _client().call_s3("list_objects_v2", **request)
-            for entry in page.get("Contents", ()):
-                if not entry["Key"].endswith("/"):
-                    found[entry["Key"][len(root) :]] = int(entry["Size"])
-            if not page.get("IsTruncated"):
-                return found
-            request["ContinuationToken"] = page["NextContinuationToken"]
+        root = self._root()
+        pages = self._pages(Prefix=root + prefix)
+        objects = [entry for page in pages for entry in page.get("Contents", ())]
+        return {entry["Key"][len(root) :]: int(entry["Size"]) for entry in objects if not entry["Key"].endswith("/")}
+
+    def folders(self) -> list[str]:
+        root = self._root()
+        pages = self._pages(Prefix=root, Delimiter="/")
+        return [entry["Prefix"][len(root) : -1] for page in pages for entry in page.get("CommonPrefixes", ())]
 
     def delete(self, name: str) -> None:
         with self._errors(), contextlib.suppress(FileNotFoundError):
@@ -149,6 +146,20 @@ class ObjectFolder(Folder):
             self.append_line(name, "\n".join(lines))
         for part in old:
             parts.delete(part)
+
+    def _pages(self, **request: Any) -> Iterator[dict[str, Any]]:
+        """The pages of a listing."""
+        while True:
+            with self._errors():
+                page = _client().call_s3("list_objects_v2", Bucket=self._bucket(), **request)
+            yield page
+            if not page.get("IsTruncated"):
+                return
+            request["ContinuationToken"] = page["NextContinuationToken"]
+
+    def _root(self) -> str:
+        """What every key in the folder begins with."""
+        return f"{self._key('')}/".removeprefix("/")
 
     def _bucket(self) -> str:
         return self.url.removeprefix("s3://").partition("/")[0]

@@ -59,6 +59,21 @@ class Store:
         """Where the artifact is, or would be."""
         return self.root / stage / fingerprint[:32]
 
+    def find_digest(self, digest: str, name: str = "") -> Artifact | None:
+        """The artifact of this fingerprint, or of this content, unverified; None when there is none.
+
+        Content is how external data is referred to; it is looked for in stages called `name` or `acquire-<name>`.
+        """
+        for stage in self.root.folders():
+            if (artifact := _open(self.folder(stage, digest))) is not None:
+                return artifact
+        for stage in (name, f"acquire-{name}"):
+            for folder in (self.root / stage).folders():
+                artifact = _open(self.root / stage / folder)
+                if artifact is not None and artifact.content == digest:
+                    return artifact
+        return None
+
     @contextlib.contextmanager
     def attempt(
         self,

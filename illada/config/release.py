@@ -25,6 +25,16 @@ class Threshold(Config):
     at_most: float | None = None
     at_least: float | None = None
 
+    @property
+    def bounds(self) -> str:
+        """As people read it: "at most 3"."""
+        bounds = (("at least", self.at_least), ("at most", self.at_most))
+        return " and ".join(f"{words} {bound:g}" for words, bound in bounds if bound is not None)
+
+    def holds(self, value: float) -> bool:
+        """Whether `value` is within the bounds."""
+        return (self.at_least is None or value >= self.at_least) and (self.at_most is None or value <= self.at_most)
+
     @model_validator(mode="after")
     def _bounded(self) -> Self:
         if self.at_most is None and self.at_least is None:

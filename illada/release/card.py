@@ -17,6 +17,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from illada.artifacts import Artifact
 from illada.config import ModelConfig, Release
 from illada.model.arithmetic import parameters
+from illada.release.gates import cell, gates_table, source_cells
 from illada.release.provenance import read_inventory
 from illada.release.published import BASE, INSTRUCT
 
@@ -26,7 +27,11 @@ _LANGUAGE = re.compile(r"[a-z]{2}")
 
 
 def write_card(
-    model: Artifact, chain: Sequence[Artifact], evaluations: Mapping[str, Mapping[str, Any]], config: Release
+    model: Artifact,
+    chain: Sequence[Artifact],
+    gates: Artifact,
+    evaluations: Mapping[str, Mapping[str, Any]],
+    config: Release,
 ) -> str:
     """The card of `model` as Markdown with a YAML head.
 
@@ -43,7 +48,7 @@ def write_card(
         keep_trailing_newline=True,
         autoescape=False,  # Markdown, not HTML; `cell` and `fenced` keep texts in their place
     )
-    environment.filters |= {"cell": cell, "fenced": fenced, "size": size, "share": share}
+    environment.filters |= {"cell": cell, "source_cells": source_cells, "fenced": fenced, "size": size, "share": share}
     return environment.get_template("card.md.jinja").render(
         front=front_matter(config, stages),
         release=config,
@@ -59,6 +64,8 @@ def write_card(
         pairs=stages["pairs"].statistics if "pairs" in stages else None,
         trainings=[_training(stages[name]) for name in ("pretrain", "sft") if name in stages],
         evaluations=[{"label": _LABELS.get(name, name), **result} for name, result in evaluations.items()],
+        gates=gates_table(gates.statistics["gates"]),
+        report=stages["decontaminate"].statistics if "decontaminate" in stages else None,
         published=(BASE, INSTRUCT),
         chain=chain,
         weights=model,
@@ -76,11 +83,6 @@ def front_matter(config: Release, stages: Mapping[str, Artifact]) -> str:
         "tags": ["diffusion-language-model", "masked-diffusion", "illada", "custom_code"],
     }
     return yaml.safe_dump(head, sort_keys=False, allow_unicode=True)
-
-
-def cell(value: Any) -> str:
-    """Text that stays inside one cell of a Markdown table."""
-    return " ".join(str(value).replace("|", "\\|").split())
 
 
 def fenced(text: str) -> str:
@@ -107,7 +109,7 @@ def share(part: float, whole: float) -> str:
 def _source(artifact: Artifact) -> dict[str, Any]:
     inventory = read_inventory(artifact)
     return {
-        "name": inventory["source"],
+        "source": inventory["source"],
         "origin": inventory["origin"],
         "licence": inventory["licence"],
         "files": len(inventory["files"]),

@@ -17,24 +17,31 @@ from illada.release.checksums import ReleaseError, is_sha256
 
 PROVENANCE = "provenance.json"
 INVENTORY = "inventory.json"
-_VERSION = 1
+_VERSION = 2
 
 
-def write_provenance(folder: Path, release: StageIdentity, model: Artifact, chain: Sequence[Artifact]) -> None:
-    """Write the file. Raises ReleaseError when an artifact of the chain has an input that is not in the chain."""
+def write_provenance(
+    folder: Path, release: StageIdentity, model: Artifact, gates: Artifact, chain: Sequence[Artifact]
+) -> None:
+    """Write the file; `chain` holds `model` and `gates` too.
+
+    Raises:
+        ReleaseError: an artifact of the chain has an input that is not in the chain.
+    """
     value = {
         "provenance_version": _VERSION,
         "release": _identity(release.stage, release.version, release.config, release.inputs, release.fingerprint),
         "model": {"stage": model.stage, "fingerprint": model.fingerprint},
-        "artifacts": [_artifact(artifact, with_files=artifact == model) for artifact in chain],
+        "gates": gates.statistics["gates"],
+        "artifacts": [_artifact(artifact, with_files=artifact in (model, gates)) for artifact in chain],
         "sources": [_source(artifact) for artifact in chain if not artifact.record["inputs"]],
     }
     _check(value)
     write_json(folder / PROVENANCE, value)
 
 
-def check_provenance(folder: Path, checksums: Mapping[str, str]) -> tuple[int, int]:
-    """Numbers of artifacts and of source files, after checking that the chain is complete and fits the weights.
+def check_provenance(folder: Path, checksums: Mapping[str, str]) -> dict[str, Any]:
+    """The parsed file, after checking that the chain is complete and fits the weights and the gates' outcomes.
 
     Args:
         checksums: sha256 of the release's files, as checked.
@@ -47,19 +54,19 @@ def check_provenance(folder: Path, checksums: Mapping[str, str]) -> tuple[int, i
         value = json.loads(path.read_text(encoding="utf-8"))
         _check(value)
         files = {
-            file["name"]: file["sha256"]
+            file["name"]: (artifact["stage"], file["sha256"])
             for artifact in value["artifacts"]
-            if artifact["fingerprint"] == value["model"]["fingerprint"]
+            if artifact["fingerprint"] == value["model"]["fingerprint"] or artifact["stage"] == "gates"
             for file in artifact["files"]
         }
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise ReleaseError(
             f"{path}: {error if isinstance(error, ReleaseError) else f'unreadable ({error!r})'}"
         ) from None
-    for name, sha256 in files.items():
+    for name, (stage, sha256) in files.items():
         if checksums.get(name) != sha256:
-            raise ReleaseError(f"{folder / name}: is not the file that {PROVENANCE} says the model was exported to")
-    return len(value["artifacts"]), sum(len(source["files"]) for source in value["sources"])
+            raise ReleaseError(f"{folder / name}: is not the file that {PROVENANCE} says {stage} wrote")
+    return dict(value)
 
 
 def read_inventory(source: Artifact) -> dict[str, Any]:
@@ -125,10 +132,16 @@ def _check(value: Mapping[str, Any]) -> None:
 
 
 def _check_sources(value: Mapping[str, Any]) -> None:
-    leaves = {artifact["fingerprint"]: artifact["stage"] for artifact in value["artifacts"] if not artifact["inputs"]}
+    leaves = {artifact["fingerprint"]: artifact for artifact in value["artifacts"] if not artifact["inputs"]}
     if leaves.keys() != {source["artifact"] for source in value["sources"]}:
-        raise ReleaseError(f"the sources listed are not the stages without inputs ({', '.join(leaves.values())})")
+        stages = ", ".join(artifact["stage"] for artifact in leaves.values())
+        raise ReleaseError(f"the sources listed are not the stages without inputs ({stages})")
     for source in value["sources"]:
+        declared = leaves[source["artifact"]]["config"].get("licence", source["licence"])
+        if declared != source["licence"]:
+            raise ReleaseError(
+                f"source {source['source']}: is listed as {source['licence']!r} but was acquired as {declared!r}"
+            )
         for file in source["files"]:
             if not is_sha256(file["sha256"]):
                 raise ReleaseError(f"source {source['source']}: {file['path']} has no sha256")

@@ -1,4 +1,4 @@
-"""Check a release offline: `python -m illada.release.verify FOLDER`.
+"""Check a release offline: what `illada verify FOLDER` does.
 
 Nothing from the folder is executed: the weights are loaded by this package's own class. What is not checked is who made
 the release: that needs the sha256 of checksums.json from somewhere you trust.
@@ -6,15 +6,17 @@ the release: that needs the sha256 of checksums.json from somewhere you trust.
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from illada.data.tokenizer import TokenizerError
 from illada.release.checksums import ReleaseError, check_files
 from illada.release.probes import check_probes
 from illada.release.provenance import check_provenance
+from illada.release.recheck import recheck_gates
 from illada.sample.model import ModelFolderError, load
 
 
@@ -27,15 +29,18 @@ class Check:
 
 
 def verify(folder: Path) -> list[Check]:
-    """Check the files, the chain of provenance, the weights and their logits.
+    """Check the files, the chain of provenance, the gates, the weights and their logits.
 
     Raises:
         ReleaseError: naming the first file that is not as it should be.
     """
     checksums = check_files(folder)
     checks = [Check(name="files", detail=f"{len(checksums)} files are as listed, and no others")]
-    artifacts, sources = check_provenance(folder, checksums)
-    checks.append(Check(name="provenance", detail=f"{artifacts} artifacts lead back to {sources} source files"))
+    provenance = check_provenance(folder, checksums)
+    sources = sum(len(source["files"]) for source in provenance["sources"])
+    detail = f"{len(provenance['artifacts'])} artifacts lead back to {sources} source files"
+    checks.append(Check(name="provenance", detail=detail))
+    checks.append(Check(name="gates", detail=_outcomes(recheck_gates(folder, provenance))))
     try:
         model, _ = load(folder)
     except (ModelFolderError, TokenizerError) as error:
@@ -46,19 +51,7 @@ def verify(folder: Path) -> list[Check]:
     return checks
 
 
-def main(arguments: Sequence[str]) -> int:
-    """Print the checks of the folder named on the command line; 0 when all hold."""
-    if len(arguments) != 1:
-        print("usage: python -m illada.release.verify FOLDER", file=sys.stderr)
-        return 2
-    try:
-        for check in verify(Path(arguments[0])):
-            print(f"ok  {check.name}: {check.detail}")
-    except ReleaseError as error:
-        print(f"bad {error}", file=sys.stderr)
-        return 1
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+def _outcomes(rows: Sequence[Mapping[str, Any]]) -> str:
+    count = Counter(row["outcome"] for row in rows)
+    waived = [f"{row['gate']} ({row['waiver']})" for row in rows if row["outcome"] == "waived"]
+    return f"{count['passed']} passed" + (f", waived: {', '.join(waived)}" if waived else "")

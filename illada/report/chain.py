@@ -26,8 +26,12 @@ PLACES: Mapping[str, tuple[int, float, tuple[str, ...]]] = {
     "sft": (3, 1, ("pairs", "pretrain")),
     "export-sft": (4, 1, ("sft",)),
     "evaluate-sft": (5, 1, ("export-sft",)),
-    "release": (6, 0, ("evaluate-base", "evaluate-sft")),
+    "gates": (6, -0.5, ("evaluate-base", "evaluate-sft")),
+    "release": (6, 0.5, ("gates",)),
+    "checkpoint": (3, 0, ()),
+    "decontaminate": (2, 2, ("deduplicate", "pairs")),
 }
+_OPTIONAL = ("checkpoint", "decontaminate")
 _STATES = {
     "done": ("done", "reused", "finished"),
     "running": ("running",),
@@ -37,12 +41,18 @@ _STATES = {
 
 
 def with_pending(view: RunView) -> RunView:
-    """The run with every expected stage, those it has not reached as pending, in the order of the chain."""
+    """The run with every expected stage, those it has not reached as pending, in the order of the chain.
+
+    Nothing is expected of a run of another workflow than the whole chain: it is shown as far as it has come.
+    """
+    if configured(view, "workflow") not in (None, "crawl-to-release"):
+        return view
     sources = configured(view, "data", "sources")
     rows = sources if isinstance(sources, list) else []
     expected = [f"{ACQUIRE}{row['name']}" for row in rows if isinstance(row, Mapping) and "name" in row]
     reached = {stage.name: stage for stage in view.stages}
-    order = [*expected, *(name for name in reached if name.startswith(ACQUIRE)), *PLACES, *reached]
+    chain = [name for name in PLACES if name in reached or name not in _OPTIONAL]
+    order = [*expected, *(name for name in reached if name.startswith(ACQUIRE)), *chain, *reached]
     stages = [reached.get(name) or StageView(name=name, state="pending") for name in dict.fromkeys(order)]
     return replace(view, stages=stages)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from illada.report.facts import documents_kept, held_out, parameter_count, samples, train_tokens
+from illada.report.facts import documents_kept, held_out, parameter_count, pick, samples, train_tokens
 from illada.report.view import RunView
 
 _KEYS = {"before SFT": "before_sft", "after SFT": "after_sft"}
@@ -20,9 +20,9 @@ def summarise(view: RunView, *, release: str | None, report: str | None) -> dict
 
     Returns:
         run, state, release, report, seconds (by stage, spent in this run), held_out (before_sft and after_sft: nats per
-        token and per byte with standard errors, bits per byte, and what they were measured on), samples (of the
-        fine-tuned model, of the base model while there is no other), tokens (of the training split), parameters,
-        documents.
+        token and per byte with standard errors, bits per byte, and what they were measured on), gates (outcome, figures and waiver of
+        each), samples (of the fine-tuned model, of the base model while there is no other), tokens (of the training
+        split), parameters, documents.
     """
     return {
         "run": view.run_id,
@@ -34,6 +34,7 @@ def summarise(view: RunView, *, release: str | None, report: str | None) -> dict
             _KEYS[row.label]: {name: value for name, value in row.figures.items() if value is not None}
             for row in held_out(view)
         },
+        "gates": pick(view.artifact("gates"), "gates"),
         "samples": [
             {"prompt": pair.prompt, "text": pair.after if pair.after is not None else pair.before}
             for pair in samples(view)

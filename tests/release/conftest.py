@@ -10,14 +10,22 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from illada.artifacts import Artifact, NoProgress, StageIdentity, Store, sha256_file, write_json, write_text
-from illada.config import Deduplicate, Objective, Optimizer, Release, Schedule, Training
+from illada.config import Deduplicate, Gates, Objective, Optimizer, Release, Schedule, Threshold, Training
 from illada.release.build import build_release
 from illada.release.export import export_model
+from illada.release.facts import check_gates
 
 if TYPE_CHECKING:
     from conftest import TinyModel
 
-CONFIG = Release(model_name="tiny", licence="apache-2.0", description="A model to test releases with.")
+LICENCE = "GPL | others"
+CONFIG = Release(
+    model_name="tiny",
+    licence="apache-2.0",
+    description="A model to test releases with.",
+    gates=Gates(licences=(LICENCE,), evaluation=(Threshold(metric="held_out.nll_per_byte", at_most=2.5),)),
+    waivers={"decontamination": "no benchmarks | here"},
+)
 
 
 class Chain:
@@ -36,6 +44,8 @@ class Chain:
         files: Mapping[str, str] | None = None,
         model: TinyModel | None = None,
     ) -> Artifact:
+        if stage.startswith("acquire-"):
+            config = {"licence": LICENCE}
         identity = StageIdentity(stage=stage, version=1, config=config or {"of": stage}, inputs=inputs or {})
         with self.store.attempt(identity) as attempt:
             for name, text in (files or {}).items():
@@ -55,9 +65,7 @@ def _write_inventory(folder: Path, stage: str) -> None:
         for path in sorted(folder.iterdir())
     ]
     name = stage.removeprefix("acquire-")
-    write_json(
-        folder / "inventory.json", {"source": name, "origin": "debian", "licence": "GPL | others", "files": files}
-    )
+    write_json(folder / "inventory.json", {"source": name, "origin": "debian", "licence": LICENCE, "files": files})
 
 
 def training(epochs: int) -> Training:
@@ -151,18 +159,42 @@ def build_chain(root: Path, model: TinyModel) -> Chain:
     return chain
 
 
+def build_gates(store: Store, artifacts: list[Artifact], config: Release) -> Artifact:
+    """The outcomes of a chain's gates."""
+    stages = {artifact.stage: artifact for artifact in artifacts}
+    identity = StageIdentity(
+        stage="gates",
+        version=1,
+        config={"gates": config.gates.identity(), "waivers": config.waivers},
+        inputs={artifact.stage: artifact.fingerprint for artifact in artifacts},
+    )
+    corpora = {name: stages[name] for name in ("deduplicate", "pairs") if name in stages}
+    with store.attempt(identity) as attempt:
+        statistics = check_gates(
+            artifacts,
+            corpora,
+            stages["evaluate-sft"],
+            stages.get("decontaminate"),
+            config.gates,
+            config.waivers,
+            attempt,
+            NoProgress(),
+        )
+        return store.publish(attempt, statistics, {}, 0.0)
+
+
 def build(store: Store, artifacts: list[Artifact]) -> Artifact:
     """The release artifact of a chain."""
     stages = {artifact.stage: artifact for artifact in artifacts}
+    inputs = {artifact.stage: artifact.fingerprint for artifact in artifacts}
+    gates = build_gates(store, artifacts, CONFIG)
     identity = StageIdentity(
-        stage="release",
-        version=1,
-        config=CONFIG.identity(),
-        inputs={artifact.stage: artifact.fingerprint for artifact in artifacts},
+        stage="release", version=1, config=CONFIG.identity(), inputs={**inputs, "gates": gates.content}
     )
     evaluations = {name: stages[f"evaluate-{name}"].statistics for name in ("base", "sft")}
+    chain = [*artifacts, gates]
     with store.attempt(identity) as attempt:
-        statistics = build_release(stages["export-sft"], artifacts, evaluations, CONFIG, attempt, NoProgress())
+        statistics = build_release(stages["export-sft"], chain, gates, evaluations, CONFIG, attempt, NoProgress())
         return store.publish(attempt, statistics, {}, 0.0)
 
 

@@ -11,12 +11,14 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from typer.testing import CliRunner
 
 from illada.artifacts import Artifact
+from illada.cli.main import app
 from illada.release.checksums import ReleaseError, write_checksums
 from illada.release.probes import TOLERANCE
 from illada.release.provenance import check_provenance
-from illada.release.verify import main, verify
+from illada.release.verify import verify
 
 if TYPE_CHECKING:
     from conftest import Chain
@@ -27,6 +29,7 @@ FILES = {
     "checksums.json",
     "config.json",
     "configuration_illada.py",
+    "gates.json",
     "generation_config.json",
     "model.safetensors",
     "modeling_illada.py",
@@ -42,13 +45,15 @@ def copy(released: Artifact, tmp_path: Path) -> Path:
     return shutil.copytree(released.local(), tmp_path / "release")
 
 
-def test_a_release_is_complete_and_verifies(released: Artifact, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_release_is_complete_and_verifies(released: Artifact) -> None:
     assert set(released.names) == FILES
-    assert [check.name for check in verify(released.local())] == ["files", "provenance", "weights", "probes"]
+    assert [check.name for check in verify(released.local())] == ["files", "provenance", "gates", "weights", "probes"]
     assert released.statistics["files"] == len(FILES)
-    assert main([str(released.local())]) == 0
-    assert "13 artifacts lead back to 3 source files" in capsys.readouterr().out
-    assert main([]) == 2
+    done = CliRunner().invoke(app, ["verify", str(released.local())])
+    assert done.exit_code == 0
+    assert "14 artifacts lead back to 3 source files" in done.output
+    assert "3 passed, waived: decontamination (no benchmarks | here)" in done.output
+    assert CliRunner().invoke(app, ["verify"]).exit_code == 2
 
 
 def test_the_same_chain_gives_the_same_bytes(chain: Chain, released: Artifact, build_in: Build) -> None:
@@ -56,17 +61,16 @@ def test_the_same_chain_gives_the_same_bytes(chain: Chain, released: Artifact, b
 
 
 @pytest.mark.parametrize("name", sorted(FILES))
-def test_a_flipped_byte_in_any_file_is_found_and_named(
-    copy: Path, name: str, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_flipped_byte_in_any_file_is_found_and_named(copy: Path, name: str) -> None:
     data = bytearray((copy / name).read_bytes())
     for position in sorted({0, len(data) // 3, len(data) // 2, len(data) - 1}):
         for bit in (1, 32):
             changed = bytearray(data)
             changed[position] ^= bit
             (copy / name).write_bytes(changed)
-            assert main([str(copy)]) == 1
-            assert str(copy / name) in capsys.readouterr().err or name == "checksums.json"
+            with pytest.raises(ReleaseError) as raised:
+                verify(copy)
+            assert str(copy / name) in str(raised.value) or name == "checksums.json"
 
 
 def test_white_space_in_the_list_itself_is_found(copy: Path) -> None:
@@ -167,7 +171,7 @@ def _forget_sha256(value: dict[str, Any]) -> None:
         (_forget_sha256, "no sha256"),
         (lambda value: value.update(model={"stage": "x", "fingerprint": "0" * 64}), "not in the chain"),
         (lambda value: value.pop("artifacts"), "unreadable"),
-        (lambda value: value.update(provenance_version=2), "version 2"),
+        (lambda value: value.update(provenance_version=3), "version 3"),
     ],
 )
 def test_a_broken_chain_of_provenance_is_found(
@@ -200,7 +204,8 @@ def test_provenance_says_which_code_and_nothing_of_the_machine(released: Artifac
     for word in ("argv", "seconds", "started", "placement"):
         assert f'"{word}"' not in text
     checksums = json.loads(released.path("checksums.json").read_text())["files"]
-    assert check_provenance(released.local(), {name: entry["sha256"] for name, entry in checksums.items()}) == (13, 3)
+    checked = check_provenance(released.local(), {name: entry["sha256"] for name, entry in checksums.items()})
+    assert (len(checked["artifacts"]), [len(source["files"]) for source in checked["sources"]]) == (14, [2, 1])
 
 
 def _edit(path: Path, change: Callable[[dict[str, Any]], None]) -> None:

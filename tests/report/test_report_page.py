@@ -218,7 +218,8 @@ def test_edges_are_recorded_inputs_without_what_they_imply(whole: tuple[RunView,
     found = {(source, target) for source, target, recorded in edges(whole[0]) if recorded}
     assert ("acquire-web", "curate") in found  # by content, not by fingerprint
     assert ("tokenizer", "tokenize") in found and ("deduplicate", "tokenize") not in found
-    assert {("pairs", "sft"), ("pretrain", "sft"), ("evaluate-base", "release"), ("evaluate-sft", "release")} <= found
+    assert {("pairs", "sft"), ("pretrain", "sft"), ("evaluate-base", "gates"), ("evaluate-sft", "gates")} <= found
+    assert ("gates", "release") in found and ("evaluate-sft", "release") not in found
     assert ("tokenize", "release") not in found
 
 
@@ -229,6 +230,8 @@ def test_summary_of_a_finished_run(whole: tuple[RunView, str]) -> None:
     assert summary["held_out"]["before_sft"]["nll_per_byte"] == 1.483
     assert summary["held_out"]["after_sft"]["se_per_token"] == 0.0312
     assert set(summary["held_out"]["after_sft"]) >= {"nll_per_token", "se_per_byte", "bits_per_byte", "windows"}
+    outcomes = {row["gate"]: row["outcome"] for row in summary["gates"]}
+    assert outcomes == {"evaluation": "passed", "licences": "waived"}
     assert summary["samples"][1] == {
         "prompt": "Write the signature of the function: Return the sum of two numbers.",
         "text": "def sum(self, a, b)",
@@ -239,5 +242,5 @@ def test_summary_of_a_finished_run(whole: tuple[RunView, str]) -> None:
 def test_summary_of_a_run_that_stopped(tmp_path: Path) -> None:
     summary = summarise(finished_run(tmp_path, upto="sft"), release=None, report=None)
     assert summary["state"] == "failed" and summary["release"] is None
-    assert set(summary["held_out"]) == {"before_sft"}
+    assert set(summary["held_out"]) == {"before_sft"} and summary["gates"] is None
     assert summary["samples"][0]["text"].startswith("To install a package")

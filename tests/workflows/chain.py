@@ -83,7 +83,11 @@ def write_config(folder: Path, **changes: Any) -> Path:
         "sft": {"window": 64, "global_batch": 8, "epochs": 1, "schedule": {**schedule, "decay": "linear"}},
         "evaluate": {"windows": 8, "draws": 2},
         "generate": {"max_new_tokens": 8, "block": 4, "steps_per_block": 4, "prompts": ["Hi"]},
-        "release": {"model_name": "tiny"},
+        "release": {
+            "model_name": "tiny",
+            "gates": {"evaluation": [{"metric": "held_out.nll_per_byte", "at_most": 9}]},
+            "waivers": {"decontamination": "a test", "licences": "a test"},
+        },
         "placement": {
             "store": str(folder / "store"), "output": str(folder / "output"), "ray_cpus": 4, "object_store_mb": 80,
             "data": {"workers": 2}, "pretrain": layout, "sft": layout,

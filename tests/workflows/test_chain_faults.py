@@ -10,7 +10,7 @@ from chain import illada, losses, published, stage_states, start_and_kill_in, wr
 
 STAGES = (
     "acquire-prose", "acquire-code", "curate", "deduplicate", "tokenizer", "tokenize", "pretrain", "export-base",
-    "evaluate-base", "pairs", "sft", "export-sft", "evaluate-sft", "release",
+    "evaluate-base", "pairs", "sft", "export-sft", "evaluate-sft", "gates", "release",
 )  # fmt: skip
 
 
