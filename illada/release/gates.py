@@ -82,9 +82,8 @@ def judge_decontamination(gates: Gates, facts: Mapping[str, Any]) -> Outcome:
 
 
 def judge_checksums(facts: Mapping[str, Any]) -> Outcome:
-    """No artifact of the chain is damaged. `facts`: artifacts, files and bytes read, damaged (what is wrong where)."""
-    figures = {name: facts[name] for name in ("artifacts", "files", "bytes")}
-    figures["damaged"] = len(facts["damaged"])
+    """No artifact of the chain is damaged. `facts`: artifacts, files, damaged (what is wrong where)."""
+    figures = {"artifacts": facts["artifacts"], "files": facts["files"], "damaged": len(facts["damaged"])}
     read = f"{facts['files']:,} files of {facts['artifacts']} artifacts are as recorded"
     detail = "; ".join(facts["damaged"]) or read
     return Outcome(gate="checksums", passed=not facts["damaged"], detail=detail, figures=figures)

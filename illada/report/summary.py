@@ -20,9 +20,9 @@ def summarise(view: RunView, *, release: str | None, report: str | None) -> dict
 
     Returns:
         run, state, release, report, seconds (by stage, spent in this run), held_out (before_sft and after_sft: nats per
-        token and per byte with standard errors, bits per byte, and what they were measured on), gates (outcome, figures and waiver of
-        each), samples (of the fine-tuned model, of the base model while there is no other), tokens (of the training
-        split), parameters, documents.
+        token and per byte with standard errors, bits per byte, and what they were measured on), gates (what each found,
+        its outcome and its waiver), samples (of the fine-tuned model, of the base model while there is no other),
+        tokens (of the training split), parameters, documents.
     """
     return {
         "run": view.run_id,
