@@ -56,9 +56,7 @@ def evaluate(
     from illada.evaluate.nll import evaluate_nll
     from illada.sample.blocks import sample_prompts
 
-    held_out = evaluate_nll(
-        model.local(), tokens.local("held_out"), how.evaluate, how.objective, how.window, progress
-    )
+    held_out = evaluate_nll(model.local(), tokens.local("held_out"), how.evaluate, how.objective, how.window, progress)
     return {"held_out": held_out, "samples": sample_prompts(model.local(), how.generate, progress)}
 
 

@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Sequence
 
-from illada.artifacts.store import Artifact, ArtifactError, Store
+from illada.artifacts.artifact import Artifact
+from illada.artifacts.folder import ArtifactError
+from illada.artifacts.store import Store
 
 
 def lineage(store: Store, ends: Iterable[Artifact]) -> list[Artifact]:

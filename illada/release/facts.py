@@ -79,5 +79,5 @@ def _damage(artifact: Artifact) -> str | None:
         artifact.verify()
     except ArtifactError as error:
         place = f"{artifact.stage}/{artifact.fingerprint[:12]}"
-        return f"{place}: {str(error).split(';')[0].removeprefix(f'{artifact.folder}/')}"
+        return f"{place}: {str(error).split(';')[0].removeprefix(f'{artifact.location}/')}"
     return None

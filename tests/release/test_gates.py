@@ -149,18 +149,19 @@ def test_gates_of_a_chain(chain: Chain, tmp_path: Path) -> None:
     """What is damaged is named without the store's path; every failure is in one error; nothing is published."""
     from conftest import CONFIG, build_gates
 
-    shutil.copytree(chain.store.root, tmp_path / "store")
+    shutil.copytree(chain.store.root.url, tmp_path / "store")
     store = Store(tmp_path / "store")
     artifacts = [store.open(artifact.stage, artifact.fingerprint) for artifact in chain.artifacts]
     victim = next(artifact for artifact in artifacts if artifact.stage == "acquire-web")
     victim.path("00000.warc.gz").write_text("xyz")
-    before = set(store.root.glob("gates/*/record.json"))
+    before = (store.root / "gates").folders()
     strict = CONFIG.model_copy(update={"waivers": {}, "gates": Gates(evaluation=threshold(at_most=1).evaluation)})
     with pytest.raises(GatesFailedError, match="4 of 4 gates failed") as caught:
         build_gates(store, artifacts, strict)
     assert f"acquire-web/{victim.fingerprint[:12]}: 00000.warc.gz: its sha256 differs" in str(caught.value)
     assert str(tmp_path) not in str(caught.value)
-    assert set(store.root.glob("gates/*/record.json")) == before
+    published = [name for name in (store.root / "gates").folders() if store.root.exists(f"gates/{name}/record.json")]
+    assert published == before
 
 
 def test_outcomes_are_in_card_provenance_and_record(released: Artifact) -> None:
@@ -225,7 +226,7 @@ def test_a_licence_changed_in_the_list_of_sources_alone_is_found(copy: Path) -> 
     value["sources"][0]["licence"] = "mit"
     (copy / "provenance.json").write_text(json.dumps(value, indent=1, sort_keys=True) + "\n")
     write_checksums(copy)
-    with pytest.raises(ReleaseError, match="source web: is listed as 'mit' but was acquired as 'GPL | others'"):
+    with pytest.raises(ReleaseError, match=r"source web: is listed as 'mit' but was acquired as 'GPL \| others'"):
         verify(copy)
 
 
