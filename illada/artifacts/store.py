@@ -5,6 +5,7 @@ Layout of one artifact, under ``<store>/<stage>/<fingerprint[:32]>/``, on files 
     work/           resumable scratch, kept from attempt to attempt of this fingerprint; removed on publication
     attempt-<id>/   what one attempt wrote; the winning one holds the artifact's files
     record.json     published create-if-absent: its presence *is* the artifact's existence
+    retired-*.json  records of artifacts that were taken back, whose attempt folders stay
     lock            on files only, held by the process that builds: one at a time on a machine
 """
 
@@ -13,6 +14,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import fcntl
+import hashlib
 import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping
@@ -153,6 +155,36 @@ class Store:
             attempt.work.delete_tree()
         return artifact
 
+    def retire(self, stage: str, fingerprint: str) -> bool:
+        """Take an artifact back, with what an unfinished build of it has done, so that it is built again.
+
+        Its record goes to another name and its files stay where they are: readers of them are not disturbed. Returns
+        whether there was an artifact, damaged or not.
+
+        Raises:
+            ArtifactError: another process of this machine is building it.
+        """
+        folder = self.folder(stage, fingerprint)
+
+        def busy() -> None:
+            raise ArtifactError(f"{folder}: is being built by another run; cancel that one first")
+
+        with contextlib.ExitStack() as held:
+            if folder.path is not None:
+                if not folder.path.is_dir():
+                    return False
+                held.enter_context(_only_builder(folder.path / "lock", busy))
+            try:
+                record = folder.read_bytes(_RECORD)
+            except FileNotFoundError:
+                found = False
+            else:
+                found = True
+                folder.create(f"retired-{hashlib.sha256(record).hexdigest()[:12]}.json", record)
+                folder.delete(_RECORD)
+            (folder / "work").delete_tree()
+        return found
+
 
 def _open(folder: Folder) -> Artifact | None:
     where = f"{folder}/{_RECORD}"
@@ -208,9 +240,15 @@ def _remove_abandoned(folder: Folder, keep: str | None) -> None:
     """What killed builders left behind; the caller is the only builder."""
     if folder.path is not None:
         attempts = {path.name for path in folder.path.glob("attempt-*")}
+        retired = [path.name for path in folder.path.glob("retired-*.json")]
         for draft in folder.path.glob(".*.tmp"):
             draft.unlink(missing_ok=True)
     else:
         attempts = {name.partition("/")[0] for name in folder.names("attempt-")}
-    for attempt in attempts - {keep}:
+        retired = list(folder.names("retired-"))
+    kept = {keep}
+    for name in retired:
+        with contextlib.suppress(ValueError, KeyError, TypeError):  # a damaged record keeps nothing
+            kept.add(folder.read_json(name)["attempt"])
+    for attempt in attempts - kept:
         (folder / attempt).delete_tree()

@@ -40,6 +40,7 @@ from illada.durable.errors import (
 from illada.durable.events import record_event
 from illada.durable.lease import Lease
 from illada.durable.progress import Listener, StageStatus, forget_pending_stages, reset_stages
+from illada.durable.rebuild import retire_requested
 from illada.durable.runs import Run, RunRegistry
 from illada.durable.stages import StageOutcome, StageRunner, StaleHistory
 
@@ -153,6 +154,7 @@ def execute(
         )
         try:
             with _signals(lease):
+                lease.persist(retire_requested, engine, replace(known, store=run.store), lease.epoch)
                 result = _drive(_Driver(run, engine, registry, lease, prepare, listener), graph)
         except RunInterrupted as error:
             update(status=_stopped(lease), wanted=False)

@@ -54,6 +54,7 @@ class Run:
     nodes: int | None = None
     parent: str | None = None
     fork_stage: str | None = None
+    rebuild_from: str | None = None
 
     @property
     def workflow_id(self) -> str:
@@ -68,17 +69,24 @@ class RunRegistry:
         self.engine = engine
 
     def create(
-        self, run_id: str, config_yaml: str, identity: Mapping[str, Any], store: str, argv: Sequence[str]
+        self,
+        run_id: str,
+        config_yaml: str,
+        identity: Mapping[str, Any],
+        store: str,
+        argv: Sequence[str],
+        **columns: Any,
     ) -> Run:
         """Register a run, or take up the one that has this id and an equal identity.
 
+        `columns` are more of a new run's (`parent` and `fork_stage`).
         A run that exists comes back with the given placement (`config_yaml`, `store`, `argv`), which its next driver
         records once it holds the run.
 
         Raises:
             RunConflict: the id exists with another identity; names the keys that differ.
         """
-        values = new_run(run_id, config_yaml, identity, store, argv)
+        values = {**new_run(run_id, config_yaml, identity, store, argv), **columns}
         insert = postgresql.insert if self.engine.dialect.name == "postgresql" else sqlite.insert
         with self.engine.begin() as connection:
             connection.execute(insert(runs).values(values).on_conflict_do_nothing())
@@ -136,10 +144,10 @@ def _run(row: sa.Row[Any]) -> Run:
 
 
 def _conflict(known: Run, identity: Mapping[str, Any], given: str) -> str:
-    differences = list(_differences(known.identity, identity, ""))
-    shown = "; ".join(differences[:_SHOWN_DIFFERENCES])
-    if len(differences) > _SHOWN_DIFFERENCES:
-        shown += f"; and {len(differences) - _SHOWN_DIFFERENCES} more"
+    found = list(differences(known.identity, identity))
+    shown = "; ".join(found[:_SHOWN_DIFFERENCES])
+    if len(found) > _SHOWN_DIFFERENCES:
+        shown += f"; and {len(found) - _SHOWN_DIFFERENCES} more"
     return (
         f"run {known.run_id!r} exists with another configuration (fingerprint {known.fingerprint[:12]}, "
         f"this one {given[:12]}): {shown}. Start it under another id: --run-id NAME, or another `name:`; "
@@ -147,7 +155,7 @@ def _conflict(known: Run, identity: Mapping[str, Any], given: str) -> str:
     )
 
 
-def _differences(old: Any, new: Any, where: str) -> Iterator[str]:
+def differences(old: Any, new: Any, where: str = "") -> Iterator[str]:
     """Each dotted key whose value differs, with both values."""
     if isinstance(old, Mapping) and isinstance(new, Mapping):
         for key in sorted({*old, *new}):
@@ -155,10 +163,10 @@ def _differences(old: Any, new: Any, where: str) -> Iterator[str]:
             if key not in new or key not in old:
                 yield f"{inner} is {'gone' if key in old else 'new'}"
             else:
-                yield from _differences(old[key], new[key], inner)
+                yield from differences(old[key], new[key], inner)
     elif isinstance(old, list | tuple) and isinstance(new, list | tuple) and len(old) == len(new):
         for index, (left, right) in enumerate(zip(old, new, strict=True)):
-            yield from _differences(left, right, f"{where}[{index}]")
+            yield from differences(left, right, f"{where}[{index}]")
     elif old != new:
         yield f"{where}: {_short(old)} -> {_short(new)}"
 

@@ -62,7 +62,7 @@ class Schedule:
 class Slot:
     """A fired slot: when it was due and when it was fired (seconds since the epoch), its run, and the run's state.
 
-    `state` is the run's status, "waiting" before it is its turn. `error` says why there is no run.
+    `state` is the run's status, "queued" before it is its turn. `error` says why there is no run.
     """
 
     schedule: str
@@ -122,7 +122,7 @@ def list_schedules(engine: sa.Engine) -> list[Schedule]:
 def read_slots(engine: sa.Engine, name: str, limit: int | None = None) -> list[Slot]:
     """The latest fired slots of a schedule, the last one first; also of a schedule that was removed."""
     waiting = sa.and_(runs.c.status == "created", sa.not_(runs.c.wanted))
-    state = sa.case((runs.c.run_id.is_(None), "refused"), (waiting, "waiting"), else_=runs.c.status)
+    state = sa.case((runs.c.run_id.is_(None), "refused"), (waiting, "queued"), else_=runs.c.status)
     query = (
         sa.select(slots, state.label("state"))
         .outerjoin(runs, runs.c.run_id == slots.c.run_id)

@@ -16,13 +16,17 @@ from illada.artifacts import Artifact, Attempt, Progress, StageIdentity, StageIn
 from illada.durable.errors import StageFailed, describe, full_traceback, is_transient, root_cause
 from illada.durable.events import record_event
 from illada.durable.lease import Lease
-from illada.durable.progress import Listener, StageProgress
+from illada.durable.progress import Listener, StageProgress, read_stages
 from illada.durable.runs import Run
 
 Build = Callable[[Attempt, Progress], Mapping[str, Any]]
 
 _ATTEMPTS = 4  # of a step that fails for a transient reason
 _RETRY_SECONDS = 2.0  # before the first repetition; then twice as long each time
+
+
+class ForkMismatch(ValueError):
+    """A stage of a fork that should be its parent's is another one."""
 
 
 class StaleHistory(Exception):
@@ -59,6 +63,7 @@ class StageRunner:
         self._lease = lease
         self._prepare = prepare
         self._listener = listener
+        self._inherited = lease.persist(_inherited, engine, run)
 
     @property
     def passage(self) -> str:
@@ -86,6 +91,13 @@ class StageRunner:
         if self._lease.should_stop():
             raise StageInterrupted(f"asked to stop before stage {name}")
         identity = StageIdentity(stage=name, version=version, config=config, inputs=inputs)
+        expected = self._inherited.get(name, identity.fingerprint)
+        if expected != identity.fingerprint:
+            raise ForkMismatch(
+                f"stage {name} is not that of the run this one was forked from (fingerprint {expected[:12]} there, "
+                f"{identity.fingerprint[:12]} here): its sources or the code of a stage have changed since. To go on "
+                "with them as they are now, start the configuration as a run of its own, under another --run-id"
+            )
         step = _Step(self, identity, build, placement)
         try:
             result = DBOS.run_step(
@@ -125,6 +137,16 @@ class StageRunner:
         if artifact is None:
             raise StaleHistory(f"artifact {identity.stage}/{identity.fingerprint[:12]} has vanished from the store")
         return artifact
+
+
+def _inherited(engine: sa.Engine, run: Run) -> dict[str, str]:
+    """Fingerprint of every stage that a fork has in common with its parent, as the parent went through it."""
+    if run.parent is None:
+        return {}
+    stages = read_stages(engine, run.parent, live=True)
+    names = [stage.stage for stage in stages]
+    before = stages[: names.index(run.fork_stage)] if run.fork_stage in names else []
+    return {stage.stage: stage.fingerprint for stage in before if stage.fingerprint}
 
 
 class _Step:

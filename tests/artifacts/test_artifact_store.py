@@ -402,3 +402,35 @@ def test_records_are_the_same_on_either_store_and_survive_a_copy(files: Store, s
     copied = there.find(IDENTITY)
     assert copied is not None and copied.record == one.record
     assert copied.path("deep/two").read_text() == "there"
+
+
+def test_retired_artifact_is_gone_and_its_files_stay(store: Store) -> None:
+    first = build(store)
+    with store.attempt(other(config={"x": 2})) as attempt:
+        attempt.work.write("half", b"done")
+    assert store.retire("curate", IDENTITY.fingerprint)
+    assert store.find(IDENTITY) is None
+    assert not store.retire("curate", IDENTITY.fingerprint), "there is none any more"
+    second = build(store, text="again")
+    assert second.path("one").read_text() == "again"
+    assert first.location.read_text("one") == "hello", "for whoever still reads it"
+    assert len(attempts(second)) == 2
+    assert not store.retire("curate", attempt.identity.fingerprint)
+    assert attempt.work.names() == {}, "half-done work is not gone on with either"
+
+
+def test_damaged_record_can_be_retired(store: Store) -> None:
+    artifact = build(store)
+    artifact.root.write("record.json", b"{")
+    with pytest.raises(ArtifactError):
+        store.find(IDENTITY)
+    assert store.retire("curate", IDENTITY.fingerprint)
+    assert build(store).path("one").read_text() == "hello"
+
+
+def test_artifact_that_another_process_builds_is_not_retired(files: Store) -> None:
+    build(files)
+    with files.attempt(IDENTITY), pytest.raises(ArtifactError, match="is being built by another run"):
+        files.retire("curate", IDENTITY.fingerprint)
+    assert files.find(IDENTITY) is not None
+    assert not files.retire("curate", "0" * 64), "there never was one"

@@ -121,7 +121,7 @@ def test_one_run_of_a_schedule_at_a_time(engine: sa.Engine, add: Callable[..., S
     later = MIDNIGHT + 2 * DAY
     tick(engine, parse, silent, now=later)
     first, second = states(engine)
-    assert (wanted(engine), states(engine)[second]) == ([first], "waiting")
+    assert (wanted(engine), states(engine)[second]) == ([first], "queued")
     RunRegistry(engine).update(first, status="failed")  # for want of a node: another job will go on with it
     tick(engine, parse, silent, now=later)
     assert wanted(engine) == [first]
@@ -181,7 +181,7 @@ def test_backfill_fires_what_was_not(engine: sa.Engine, add: Callable[..., Sched
     add(since=MIDNIGHT + 10 * DAY)
     made = backfill(engine, parse, "news", MIDNIGHT, MIDNIGHT + 2 * DAY)
     assert [slot.run_id for slot in made] == ["news-20260101t0300z", "news-20260102t0300z"]
-    assert {slot.state for slot in made} == {"waiting"}
+    assert {slot.state for slot in made} == {"queued"}
     assert get_schedule(engine, "news").cursor == MIDNIGHT + 10 * DAY
     more = backfill(engine, parse, "news", MIDNIGHT + 3 * 3600, MIDNIGHT + 3 * DAY)
     assert [slot.run_id for slot in more] == ["news-20260103t0300z"]
@@ -237,7 +237,7 @@ def test_configuration_that_fits_no_longer_costs_its_slot_only(engine: sa.Engine
         repaired = yaml.safe_dump(Refresh(name="news").model_dump(mode="json"))
         connection.execute(sa.update(schedules).where(schedules.c.name == "news").values(config_yaml=repaired))
     (again,) = backfill(engine, parse, "news", MIDNIGHT, MIDNIGHT + DAY)
-    assert (again.state, again.error) == ("waiting", None)
+    assert (again.state, again.error) == ("queued", None)
 
 
 def test_run_that_exists_is_left_alone(engine: sa.Engine, add: Callable[..., Schedule]) -> None:
