@@ -169,8 +169,8 @@ def _train(
         lambda attempt, progress: train(
             training,
             config.model,
-            tokens.local("train"),
-            initial.local("checkpoint") if initial is not None else None,
+            tokens.location / "train",
+            initial.location / "checkpoint" if initial is not None else None,
             attempt,
             placement,
             progress,

@@ -42,7 +42,7 @@ def export(
     from illada.train.export import export_weights
 
     progress.start(2, "steps")
-    weights = export_weights(trained.local("checkpoint"), model)
+    weights = export_weights(trained.location / "checkpoint", model)
     progress.update(1)
     export_model(weights, model, tokenizer.local(), attempt.output)
     progress.update(2)
@@ -56,7 +56,9 @@ def evaluate(
     from illada.evaluate.nll import evaluate_nll
     from illada.sample.blocks import sample_prompts
 
-    held_out = evaluate_nll(model.local(), tokens.local("held_out"), how.evaluate, how.objective, how.window, progress)
+    held_out = evaluate_nll(
+        model.local(), tokens.location / "held_out", how.evaluate, how.objective, how.window, progress
+    )
     return {"held_out": held_out, "samples": sample_prompts(model.local(), how.generate, progress)}
 
 

@@ -15,7 +15,7 @@ import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import Any, Self
+from typing import IO, Any, Self
 
 from illada.artifacts.files import atomic_path, sync
 
@@ -76,6 +76,14 @@ class Folder(abc.ABC):
         self.write(name, json_bytes(value))
 
     @abc.abstractmethod
+    def check(self) -> None:
+        """Raise ArtifactError, with the cause, unless files can be created here, each by one of several at once."""
+
+    @abc.abstractmethod
+    def open(self, name: str) -> IO[bytes]:
+        """A file opened for reading a part of it, without fetching the rest. Raises FileNotFoundError."""
+
+    @abc.abstractmethod
     def read_bytes(self, name: str) -> bytes:
         """A file's content. Raises FileNotFoundError."""
 
@@ -132,8 +140,12 @@ class Folder(abc.ABC):
         """
 
     @abc.abstractmethod
-    def append_line(self, name: str, line: str) -> None:
-        """Add a line to a file that several processes add to."""
+    def append_line(self, name: str, line: str, part: str = "") -> str:
+        """Add a line, or several, to a file that several processes add to.
+
+        In an object store every call makes an object. With `part`, what an earlier call returned, the lines replace
+        that call's; on files they are added.
+        """
 
     @abc.abstractmethod
     def read_lines(self, name: str) -> list[str]:
@@ -153,6 +165,17 @@ class LocalFolder(Folder):
     def path(self) -> Path:
         """Where it is."""
         return Path(self.url)
+
+    def check(self) -> None:
+        probe = f".probe-{os.urandom(6).hex()}"
+        try:
+            self.write(probe, b"")
+            self.delete(probe)
+        except OSError as error:
+            raise ArtifactError(f"{self}: cannot be written ({error.strerror}); name another placement.store") from None
+
+    def open(self, name: str) -> IO[bytes]:
+        return self._file(name).open("rb")
 
     def read_bytes(self, name: str) -> bytes:
         return self._file(name).read_bytes()
@@ -229,7 +252,7 @@ class LocalFolder(Folder):
             raise FileNotFoundError(2, "No such file or directory", str(path))
         return path
 
-    def append_line(self, name: str, line: str) -> None:
+    def append_line(self, name: str, line: str, part: str = "") -> str:
         path = self._file(name)
         path.parent.mkdir(parents=True, exist_ok=True)
         descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
@@ -237,6 +260,7 @@ class LocalFolder(Folder):
             os.write(descriptor, f"{line}\n".encode())  # one short append, which a local file system does not split
         finally:
             os.close(descriptor)
+        return ""
 
     def read_lines(self, name: str) -> list[str]:
         try:

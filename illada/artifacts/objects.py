@@ -12,12 +12,14 @@ import errno
 import functools
 import hashlib
 import os
+import socket
 import threading
 import time
 import uuid
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
+from urllib.parse import urlsplit
 
 from illada.artifacts.cache import cached
 from illada.artifacts.files import sha256_file
@@ -25,7 +27,9 @@ from illada.artifacts.folder import ArtifactError, Folder, checked_name
 
 _SHA256 = "sha256"
 _PART = 64 * 2**20  # of an upload in several requests; S3 allows 10,000 parts
-_CONFLICTS = 8
+_READ_BLOCK = 2**20
+_CONFLICTS = 8  # of conditional puts
+_ANSWER_SECONDS = 10.0
 _DELETED_TOGETHER = 1000
 
 
@@ -47,6 +51,29 @@ class ObjectFolder(Folder):
                 "and endpoint come from the environment (AWS_ACCESS_KEY_ID, AWS_ENDPOINT_URL, ...)"
             )
         return ObjectFolder("s3://" + "/".join(part for part in rest.split("/") if part))
+
+    def check(self) -> None:
+        _require_answer(self.url)
+        probe = f".probe-{uuid.uuid4().hex[:12]}"
+        try:
+            created = [self.create(probe, b"") for _ in range(2)]
+        except FileNotFoundError:
+            raise ArtifactError(
+                f"{self}: there is no bucket {self._bucket()!r}; create it, or correct placement.store"
+            ) from None
+        except OSError as error:
+            raise ArtifactError(f"{self}: cannot be written ({_text(error)})") from None
+        self.delete(probe)
+        if created != [True, False]:
+            raise ArtifactError(
+                f"{self}: this object store ignores conditional writes (If-None-Match), without which two runs could "
+                "publish one artifact; use a store that has them"
+            )
+
+    def open(self, name: str) -> IO[bytes]:
+        with self._errors():
+            file: IO[bytes] = _client().open(self._path(name), "rb", block_size=_READ_BLOCK)
+            return file
 
     def read_bytes(self, name: str) -> bytes:
         with self._errors():
@@ -132,8 +159,10 @@ class ObjectFolder(Folder):
 
         return cached(f"{_endpoint()}/{address}", int(head["ContentLength"]), download)
 
-    def append_line(self, name: str, line: str) -> None:
-        self.write(f"{name}.lines/{time.time_ns():020d}-{uuid.uuid4().hex[:6]}", f"{line}\n".encode())
+    def append_line(self, name: str, line: str, part: str = "") -> str:
+        part = part or f"{name}.lines/{time.time_ns():020d}-{uuid.uuid4().hex[:6]}"
+        self.write(part, f"{line}\n".encode())
+        return part
 
     def read_lines(self, name: str) -> list[str]:
         parts = self / f"{name}.lines"
@@ -228,6 +257,22 @@ def _endpoint() -> str:
     """A name for the service this node talks to: two of them may have buckets of one name."""
     endpoint = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL") or "aws"
     return hashlib.sha256(endpoint.encode()).hexdigest()[:8]
+
+
+def _require_answer(url: str) -> None:
+    """ArtifactError at once where nobody listens: the client would try again for a long time."""
+    endpoint = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
+    if not endpoint:
+        return
+    parts = urlsplit(endpoint)
+    port = parts.port or (443 if parts.scheme == "https" else 80)
+    try:
+        socket.create_connection((str(parts.hostname), port), timeout=_ANSWER_SECONDS).close()
+    except OSError as error:
+        raise ArtifactError(
+            f"{url}: no object store answers at {parts.scheme}://{parts.hostname}:{port} ({_text(error)}); check "
+            "AWS_ENDPOINT_URL"
+        ) from None
 
 
 def _text(error: Exception) -> str:

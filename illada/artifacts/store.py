@@ -38,6 +38,14 @@ class Store:
     def __init__(self, root: str | Path | Folder) -> None:
         self.root = Folder.at(root)
 
+    def check(self) -> None:
+        """Make sure, before any work, that artifacts can be written and published here.
+
+        Raises:
+            ArtifactError: they cannot; says why.
+        """
+        self.root.check()
+
     def find(self, identity: StageIdentity, checksums: bool = True) -> Artifact | None:
         """The published artifact of this identity, verified, or None. Raises ArtifactError when it is damaged."""
         folder = self.folder(identity.stage, identity.fingerprint)

@@ -46,13 +46,14 @@ def register(app: typer.Typer) -> None:
         changes = list(overrides or [])
         changes += [f"placement.ray_address={ray}"] if ray else []
         changes += [f"name={run_id}"] if run_id else []
+        from illada.artifacts import Folder
         from illada.durable.database import default_database, open_database
         from illada.durable.runs import RunRegistry
         from workflows.registry import load_workflow
 
         loaded = load_workflow(config, changes)
         engine = open_database(database or default_database(loaded.placement))
-        store = str(Path(loaded.placement.store).resolve())
+        store = Folder.at(loaded.placement.store).url
         registered = RunRegistry(engine).create(loaded.name, dump_config(loaded), loaded.identity(), store, sys.argv)
         drive(engine, registered, loaded, as_json=as_json)
 
@@ -75,9 +76,10 @@ def drive(engine: sa.Engine, run: Run, config: RunConfig, *, as_json: bool) -> N
     """Check the configuration, execute the graph (on Ray, once there is work), write summary and report, and say where.
 
     Raises:
-        ConfigError: a source is missing (before any work starts).
+        ConfigError, ArtifactError: a source is missing, or the store cannot be used (before any work starts).
         RunInterrupted, StageFailed: see `illada.durable.engine.execute`.
     """
+    from illada.artifacts import Store
     from illada.durable.cluster import Cluster
     from illada.durable.engine import execute
     from illada.durable.progress import tell_all
@@ -88,6 +90,7 @@ def drive(engine: sa.Engine, run: Run, config: RunConfig, *, as_json: bool) -> N
     started = time.monotonic()
     workflow = workflow_of(config)
     workflow.check(config)
+    Store(run.store).check()
     try:
         with LiveStages(console) as live, Cluster(config.placement) as cluster:
             execute(

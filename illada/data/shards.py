@@ -18,7 +18,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import ArrayLike, DTypeLike, NDArray
 
-from illada.artifacts import atomic_path, fingerprint, sha256_file, write_json
+from illada.artifacts import ArtifactError, Folder, atomic_path, cache_bytes, fingerprint, sha256_file, write_json
 
 INDEX = "shards.json"
 _INDEX_VERSION = 1
@@ -173,22 +173,26 @@ class ShardWriter:
 
 
 class TokenShards:
-    """A folder of token shards, opened for reading: shards are memory-mapped when first touched."""
+    """A folder of token shards, opened for reading: shards are memory-mapped when first touched.
 
-    def __init__(self, folder: Path, index: dict[str, Any]) -> None:
+    From an object store they are fetched into the node's cache then.
+    """
+
+    def __init__(self, folder: Path | Folder, index: dict[str, Any]) -> None:
         self.folder = folder
+        self._location = Folder.at(folder)
         self.vocab_size = int(index["vocab_size"])
         self.shards: list[dict[str, Any]] = index["shards"]
         self.counts: NDArray[np.int64] = np.array([shard["tokens"] for shard in self.shards], dtype=np.int64)
         self.fingerprint = fingerprint([self.vocab_size, [[s["tokens"], s["sha256"]] for s in self.shards]])
-        self._lists = functools.lru_cache(maxsize=_OPEN_SHARDS)(self._read)
+        self._lists = functools.lru_cache(maxsize=self._most_open())(self._read)
 
     @classmethod
-    def open(cls, folder: Path) -> TokenShards:
+    def open(cls, folder: Path | Folder) -> TokenShards:
         """Open a folder written by ShardWriter. Raises ShardError when its index is missing or unreadable."""
-        path = folder / INDEX
+        path = f"{folder}/{INDEX}"
         try:
-            index = json.loads(path.read_text(encoding="utf-8"))
+            index = Folder.at(folder).read_json(INDEX)
             version = index["index_version"]
             if version > _INDEX_VERSION:
                 raise ShardError(f"{path}: written by a newer illada (index version {version}); upgrade to read it")
@@ -210,8 +214,14 @@ class TokenShards:
         return sum(int(shard["documents"]) for shard in self.shards)
 
     def path(self, shard: int) -> Path:
-        """The file of a shard."""
-        return self.folder / str(self.shards[shard]["file"])
+        """The local file of a shard, fetched if need be. Raises ShardError when there is none."""
+        entry = self.shards[shard]
+        try:
+            return self._location.fetch(entry["file"], entry["sha256"])
+        except ArtifactError as error:
+            raise ShardError(str(error)) from None
+        except FileNotFoundError as error:
+            raise ShardError(f"{self.folder}/{entry['file']}: cannot be read ({error.strerror})") from None
 
     def values(self, shard: int) -> NDArray[Any]:
         """The token stream of a shard: a read-only, zero-copy view of its memory map, uint16 or uint32."""
@@ -224,10 +234,7 @@ class TokenShards:
     def batch(self, shard: int) -> pa.RecordBatch:
         """A shard with all its columns, memory-mapped. Raises ShardError when it is not what the index says."""
         entry, path = self.shards[shard], self.path(shard)
-        try:
-            size = path.stat().st_size
-        except OSError as error:
-            raise ShardError(f"{path}: cannot be read ({error.strerror})") from None
+        size = path.stat().st_size
         if size != entry["bytes"]:
             raise ShardError(f"{path}: {size} bytes, its index says {entry['bytes']}: the shard is damaged")
         batch = read_batch(path)
@@ -236,11 +243,18 @@ class TokenShards:
             raise ShardError(f"{path}: its documents or tokens are not those of its index: the shard is damaged")
         return batch
 
+    def _most_open(self) -> int:
+        """A map keeps its file's bytes on the disk, even of a file that the cache has removed."""
+        size = max((int(shard["bytes"]) for shard in self.shards), default=1)
+        return (
+            _OPEN_SHARDS if self._location.path is not None else max(1, min(_OPEN_SHARDS, cache_bytes() // 4 // size))
+        )
+
     def _read(self, shard: int) -> tuple[NDArray[Any], NDArray[np.int32]]:
         lists = self.batch(shard).column("input_ids")
         values, offsets = lists.values.to_numpy(zero_copy_only=True), lists.offsets.to_numpy(zero_copy_only=True)
         if values.dtype != token_dtype(self.vocab_size) or offsets[0] != 0 or offsets[-1] != len(values):
-            raise ShardError(f"{self.path(shard)}: its token lists are damaged")
+            raise ShardError(f"{self.folder}/{self.shards[shard]['file']}: its token lists are damaged")
         return values, offsets
 
 

@@ -16,7 +16,7 @@ import uuid
 from collections.abc import Callable, Iterator
 from typing import Any, Self, TypeVar
 
-from illada.artifacts import Progress, StageInterrupted
+from illada.artifacts import Attempt, Progress, StageInterrupted
 from illada.config import ConfigError, Placement
 from illada.durable.errors import root_cause
 from illada.durable.watchdog import Watchdog
@@ -133,6 +133,8 @@ def run_remote(
 ) -> T:
     """``function(*arguments, progress=..., **keywords)`` in one Ray task; its progress arrives at `progress` here.
 
+    An `Attempt` among the arguments is one for the task's node: what is built there is uploaded from there.
+
     Raises whatever the function raises, unwrapped. When `progress` is asked to stop, the function hears of it at its
     next update; one that does not listen is killed.
     """
@@ -212,7 +214,9 @@ def _task(
 
     def body() -> None:
         try:
-            outcome["result"] = function(*arguments, progress=progress, **keywords)
+            with contextlib.ExitStack() as here:
+                given = [here.enter_context(item.here()) if isinstance(item, Attempt) else item for item in arguments]
+                outcome["result"] = function(*given, progress=progress, **keywords)
         except BaseException as error:
             outcome["error"] = error
 

@@ -14,6 +14,7 @@ import sqlalchemy as sa
 from sqlalchemy import event
 from sqlalchemy.exc import ArgumentError, DBAPIError, SQLAlchemyError
 
+from illada.artifacts.folder import is_url
 from illada.config import Placement
 
 SCHEMA_VERSION = 2
@@ -145,9 +146,11 @@ class DatabaseError(ValueError):
 
 
 def default_database(placement: Placement) -> str:
-    """The database URL of a placement: its own, or ``illada.db`` beside the store. SQLite paths are made absolute."""
+    """The database URL of a placement: its own, or ``illada.db`` beside the store, or in the output folder where
+    the store is none of files. SQLite paths are made absolute."""
     if placement.database is None:
-        return f"sqlite:///{Path(placement.store).resolve().parent / 'illada.db'}"
+        folder = Path(placement.output) if is_url(placement.store) else Path(placement.store).resolve().parent
+        return f"sqlite:///{folder.resolve() / 'illada.db'}"
     return _url(placement.database).render_as_string(hide_password=False)
 
 

@@ -33,12 +33,14 @@ EXIT_LEASE_LOST = 70
 _POLL_SECONDS = 0.5
 _RENEW_SECONDS = 5.0  # at most: what is left of the lease when the database goes away is how long that may last
 _SETTLE_SECONDS = 3.0  # Ray workers of a killed driver live on for two seconds or so
+_seen_dead: dict[str, float] = {}  # processes of this machine, and when they were first seen to be gone
 
 
 class Lease:
     """Holds a run while the context is open. `stop` is set when the run is asked to stop; `epoch` fences.
 
-    `cancelled` tells that the request came through the database (`illada cancel`).
+    `cancelled` tells that the request came through the database (`illada cancel`). With `patience`, a live holder is
+    waited for without end, calling it at every look (it may raise). `epoch` will be greater than `above`.
     """
 
     def __init__(
@@ -48,12 +50,16 @@ class Lease:
         ttl: float = 15.0,
         wait: float = 20.0,
         on_wait: Callable[[str], None] | None = None,
+        patience: Callable[[], None] | None = None,
+        above: int = 0,
     ) -> None:
         self.engine = engine
         self.run_id = run_id
         self.ttl = ttl
         self.wait = wait
         self.on_wait = on_wait
+        self.patience = patience
+        self.above = above
         self.epoch = 0
         self.stop = threading.Event()
         self.cancelled = False
@@ -74,11 +80,16 @@ class Lease:
         while True:
             seen = self._read()
             if _is_dead_neighbour(seen.holder):
-                dead_since = dead_since or time.monotonic()
+                # One driver holds several leases, and is waited for once.
+                dead_since = _seen_dead.setdefault(seen.holder.rpartition(" ")[0], time.monotonic())
             settled = dead_since is not None and time.monotonic() - dead_since >= _SETTLE_SECONDS
             epoch = self._try_acquire(seen.holder if settled else None)
             if epoch is not None:
                 break
+            if self.patience is not None:
+                self.patience()
+                time.sleep(0.25)
+                continue
             alive = seen.holder == first.holder and seen.expires > first.expires and not seen.stop
             if alive or time.monotonic() >= deadline:
                 raise RunBusy(
@@ -136,6 +147,10 @@ class Lease:
             self.check()
         return self.stop.is_set()
 
+    @property
+    def _what(self) -> str:
+        return self.run_id if self.patience is not None else f"run {self.run_id}"
+
     def _read(self) -> _Row:
         insert = postgresql.insert if self.engine.dialect.name == "postgresql" else sqlite.insert
         free = insert(leases).values(run_id=self.run_id, holder="", epoch=0, expires=0.0, stop=False)
@@ -149,13 +164,14 @@ class Lease:
         now = clock(self.engine)
         before = time.monotonic()
         free = leases.c.expires < now
+        newest = sa.case((leases.c.epoch > self.above, leases.c.epoch), else_=self.above)
         if dead is not None:
             free = sa.or_(free, leases.c.holder == dead)
         with self.engine.begin() as connection:
             epoch: int | None = connection.execute(
                 sa.update(leases)
                 .where(leases.c.run_id == self.run_id, free)
-                .values(holder=self._holder, epoch=leases.c.epoch + 1, expires=now + self.ttl, stop=False)
+                .values(holder=self._holder, epoch=newest + 1, expires=now + self.ttl, stop=False)
                 .returning(leases.c.epoch)
             ).scalar_one_or_none()
         self._renewed = before
@@ -213,7 +229,7 @@ class Lease:
         if self._closed.is_set():
             return
         print(
-            f"illada: lost the lease of run {self.run_id} (epoch {self.epoch}): {why}; this driver ends now",
+            f"illada: lost the lease of {self._what} (epoch {self.epoch}): {why}; this driver ends now",
             file=sys.stderr,
             flush=True,
         )

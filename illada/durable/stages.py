@@ -12,7 +12,7 @@ import sqlalchemy as sa
 from dbos import DBOS
 from dbos import error as dbos_error
 
-from illada.artifacts import Artifact, Attempt, Progress, StageIdentity, StageInterrupted, Store
+from illada.artifacts import Artifact, Attempt, Progress, StageIdentity, StageInterrupted, Store, newest_epoch
 from illada.durable.errors import StageFailed, describe, full_traceback, is_transient, root_cause
 from illada.durable.events import record_event
 from illada.durable.lease import Lease
@@ -210,8 +210,19 @@ class _Step:
         """The artifact, and whether another run built it while this one waited for it."""
         if self.runner._prepare is not None:
             self.runner._prepare()
-        store = self.runner.store
-        with store.attempt(self.identity, self.runner.epoch, on_wait=self._wait_for_other_run) as attempt:
+        store, run_lease = self.runner.store, self.runner._lease
+        folder = store.folder(self.identity.stage, self.identity.fingerprint)
+        # One builder at a time on all machines. Its epoch, not the run's, is what fences the work of an artifact that
+        # several runs may build one after the other; what another database's runs left there counts too.
+        build_lease = Lease(
+            self.runner._engine,
+            f"artifact/{self.identity.stage}/{folder.name}",
+            ttl=run_lease.ttl,
+            patience=self._wait_for_other_run,
+            above=newest_epoch(folder / "work") or 0,
+        )
+        waiting = self._wait_for_other_run
+        with build_lease, store.attempt(self.identity, build_lease.epoch, on_wait=waiting, alone=True) as attempt:
             existing = store.find(self.identity)
             if existing is not None:
                 return existing, True
@@ -219,5 +230,6 @@ class _Step:
             self.record("attempt", f"{self.progress.status.attempt}")
             started = time.time()
             statistics = self.build(attempt, self.progress)
-            self.runner._lease.check()
+            run_lease.check()
+            build_lease.check()
             return store.publish(attempt, statistics, self.placement, started), False

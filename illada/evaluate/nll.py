@@ -25,7 +25,7 @@ import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
 
-from illada.artifacts import Progress
+from illada.artifacts import Folder, Progress
 from illada.config import Evaluate, Objective
 from illada.data.permutation import Permutation
 from illada.data.shards import TokenShards
@@ -43,7 +43,7 @@ class EvaluationError(ValueError):
 
 
 def evaluate_nll(
-    folder: Path, shards: Path, config: Evaluate, objective: Objective, window: int, progress: Progress
+    folder: Path, shards: Path | Folder, config: Evaluate, objective: Objective, window: int, progress: Progress
 ) -> dict[str, Any]:
     """The bound of the model in `folder` on `config.windows` windows of `window` tokens of `shards`, in nats.
 
@@ -75,7 +75,7 @@ def evaluate_nll(
     }
 
 
-def _check(windows: Windows, model: ILLaDAForCausalLM, shards: Path) -> None:
+def _check(windows: Windows, model: ILLaDAForCausalLM, shards: Path | Folder) -> None:
     if len(windows) < 2:
         total = int(windows.shards.counts.sum())
         raise EvaluationError(

@@ -1,9 +1,12 @@
-"""Checkpoint folders: written aside, published by rename, verified by checksum, fenced by the driver's epoch.
+"""Checkpoint folders: written aside, published in one step, verified by checksum, fenced by the driver's epoch.
 
     <work>/epoch.json                     the newest driver's fencing epoch; an older one finds it and stops
+    <work>/checkpoints/step-00000300/     published: the tensors' files and checkpoint.json
     <work>/checkpoints/.tmp-step-...      being written; whatever is found in one later is garbage
-    <work>/checkpoints/step-00000300/     published: the tensors' files and, written last, checkpoint.json
-    <work>/checkpoints/.bad-step-...      one whose checksums failed, kept for inspection until the stage ends
+    <work>/checkpoints/.bad-step-...      one that was found damaged, kept for inspection until the stage ends
+
+On files a checkpoint is published by renaming its folder. An object store cannot rename: there the files stay where
+they were written, in `.data-step-00000300-<id>/`, and `step-00000300/checkpoint.json` is created if absent.
 
 `checkpoint.json` is the manifest: format version, step, loader state, model, layout, fencing epoch, and size and sha256
 of every other file. Nothing here knows tensors (`state` does), so the driver can ask for the latest checkpoint cheaply.
@@ -11,168 +14,219 @@ of every other file. Nothing here knows tensors (`state` does), so the driver ca
 
 from __future__ import annotations
 
-import json
-import os
 import shutil
+import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
-from illada.artifacts import sha256_file, write_json
+from illada.artifacts import Folder, StaleDriverError, check_fence, sha256_file, write_json
+from illada.artifacts.files import sync
+from illada.artifacts.folder import json_bytes
 from illada.config import ModelConfig
 from illada.train.events import append_event
 
 FORMAT = 1
 MANIFEST = "checkpoint.json"
 FOLDER = "checkpoints"
-_EPOCH = "epoch.json"
+TENSORS = ".safetensors"
 
 
 class CheckpointError(ValueError):
     """A checkpoint that cannot be used; says which file and why."""
 
 
-class StaleDriverError(ValueError):
-    """Another driver with a newer lease owns this stage: the only right thing to do is to stop."""
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Stored:
+    """A checkpoint: the folder of its files, and its manifest."""
+
+    folder: Folder
+    manifest: Mapping[str, Any]
+
+    @classmethod
+    def at(cls, folder: Folder) -> Self:
+        """The one whose manifest lies among its files, as in a published stage. Raises CheckpointError."""
+        return cls(folder=folder, manifest=read_manifest(folder))
+
+    @property
+    def name(self) -> str:
+        """step-NNNNNNNN"""
+        return _name(int(self.manifest["step"]))
+
+    def fetch(self, name: str) -> Path:
+        """A local path of one file. Raises ArtifactError when what arrives is not what the manifest says."""
+        return self.folder.fetch(name, self.manifest["files"][name]["sha256"])
+
+    def local(self) -> Path:
+        """A local folder with all files but the tensors', which are many and large: see `fetch`."""
+        if self.folder.path is not None:
+            return self.folder.path
+        small = [self.fetch(name) for name in self.manifest["files"] if not name.endswith(TENSORS)]
+        return small[0].parent
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Latest:
     """What was found: the newest good checkpoint (or None), and the newer ones that were not good, with the reason."""
 
-    path: Path | None
-    manifest: Mapping[str, Any]
+    stored: Stored | None
     rejected: list[str]
 
     @property
     def step(self) -> int:
         """Updates already made; 0 without a checkpoint."""
-        return int(self.manifest["step"]) if self.path else 0
+        return int(self.stored.manifest["step"]) if self.stored else 0
 
 
-def claim(work: Path, epoch: int) -> None:
-    """Make `epoch` the one that may publish. Raises StaleDriverError when a newer driver has been here."""
-    if (work / _EPOCH).exists():
-        check_fence(work, epoch)
-    write_json(work / _EPOCH, {"epoch": epoch})
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Draft:
+    """A checkpoint being written: local files in `path`, which belong to `folder`."""
+
+    work: Folder
+    name: str
+    path: Path
+
+    @property
+    def folder(self) -> Folder:
+        """Where the files are kept. On files that is `path`."""
+        return self.work / FOLDER / self.name
+
+    def put(self, name: str, sha256: str) -> dict[str, Any]:
+        """Bring a written file to its place, on disk; returns its line of the manifest."""
+        path = self.path / name
+        if self.folder.path is None:
+            self.folder.put(path, name, sha256)
+        else:
+            sync(path)
+        return {"bytes": path.stat().st_size, "sha256": sha256}
 
 
-def check_fence(work: Path, epoch: int) -> None:
-    """Raises StaleDriverError unless `epoch` is still the newest and the stage unpublished. Cheap: one small file."""
-    try:
-        newest = int(json.loads((work / _EPOCH).read_text(encoding="utf-8"))["epoch"])
-    except FileNotFoundError:
-        raise StaleDriverError(f"{work}: the stage has been published by another driver") from None
-    if newest > epoch:
-        raise StaleDriverError(f"{work}: a driver with fencing epoch {newest} has taken over from this one ({epoch})")
+def begin(work: Folder, step: int, scratch: Path) -> Draft:
+    """A private place for the checkpoint of `step`; removes what unfinished writes left behind."""
+    folder = work / FOLDER
+    if folder.path is not None:
+        for stale in [*folder.path.glob(".tmp-*"), *folder.path.glob(".old-*")]:
+            shutil.rmtree(stale)
+        return join(work, f".tmp-{_name(step)}", scratch)
+    kept = {str(folder.read_json(name)["data"]) for name in folder.names() if name.endswith(f"/{MANIFEST}")}
+    for name in {name.partition("/")[0] for name in folder.names(".data-")} - kept:
+        (folder / name).delete_tree()
+    return join(work, f".data-{_name(step)}-{uuid.uuid4().hex[:8]}", scratch)
 
 
-def begin(folder: Path, step: int) -> Path:
-    """An empty private folder to write the checkpoint of `step` in; removes what unfinished writes left behind."""
-    folder.mkdir(parents=True, exist_ok=True)
-    for stale in [*folder.glob(".tmp-*"), *folder.glob(".old-*")]:
-        shutil.rmtree(stale)
-    draft = folder / f".tmp-{_name(step)}"
-    draft.mkdir()
-    return draft
+def join(work: Folder, name: str, scratch: Path) -> Draft:
+    """The draft that one rank has begun, for any rank. In an object store, files are first written to `scratch`."""
+    local = (work / FOLDER / name).path or scratch / name
+    local.mkdir(parents=True, exist_ok=True)
+    return Draft(work=work, name=name, path=local)
 
 
-def publish(draft: Path, manifest: Mapping[str, Any], checksums: Mapping[str, str], keep: int) -> Path:
-    """Make `draft` the checkpoint of `manifest["step"]`, in one rename, then remove all but the newest `keep`.
+def publish(draft: Draft, manifest: Mapping[str, Any], written: Mapping[str, Mapping[str, Any]], keep: int) -> Stored:
+    """Make `draft` the checkpoint of `manifest["step"]`, in one step, then remove all but the newest `keep`.
 
     Args:
-        draft: from `begin`, with all files written and on disk.
+        draft: from `begin`.
         manifest: step, loader, model, layout and epoch.
-        checksums: sha256 by name of the files already hashed and synced, each by its rank; others are so here.
+        written: what `Draft.put` returned on other ranks, by name; the other files in `draft.path` are put here.
         keep: published checkpoints to leave.
 
     Raises:
         StaleDriverError: a newer driver owns the stage, or has published this step.
     """
-    work = draft.parent.parent
-    files = {
-        path.name: {"bytes": path.stat().st_size, "sha256": checksums.get(path.name) or sha256_file(path)}
-        for path in sorted(draft.iterdir())
-    }
-    for name in files.keys() - checksums.keys():
-        sync_path(draft / name)
-    write_json(draft / MANIFEST, {"format": FORMAT, **manifest, "files": files})
-    sync_path(draft)
-    check_fence(work, int(manifest["epoch"]))
-    target = draft.with_name(_name(int(manifest["step"])))
-    try:
-        draft.rename(target)
-    except OSError as error:
-        if target.exists():
-            raise StaleDriverError(f"{target}: another driver has published this checkpoint") from error
-        raise
-    sync_path(draft.parent)
-    for old in published(draft.parent)[:-keep]:
-        doomed = old.with_name(f".old-{old.name}")
-        old.rename(doomed)
-        shutil.rmtree(doomed)
-    return target
+    mine = [path for path in sorted(draft.path.iterdir()) if path.name not in written]
+    files = {**written, **{path.name: draft.put(path.name, sha256_file(path)) for path in mine}}
+    manifest = {"format": FORMAT, **manifest, "files": files}
+    folder, name = draft.work / FOLDER, _name(int(manifest["step"]))
+    if folder.path is None:
+        shutil.rmtree(draft.path)
+        manifest["data"] = draft.name
+        check_fence(draft.work, int(manifest["epoch"]))
+        fresh = folder.create(f"{name}/{MANIFEST}", json_bytes(manifest))
+    else:
+        write_json(draft.path / MANIFEST, manifest)
+        sync(draft.path)
+        check_fence(draft.work, int(manifest["epoch"]))
+        fresh = _renamed(draft.path, folder.path / name)
+    if not fresh:
+        raise StaleDriverError(f"{folder}/{name}: another driver has published this checkpoint")
+    for old in published(draft.work)[:-keep]:
+        _remove(folder, old)
+    return Stored(folder=_data(folder, name, manifest), manifest=manifest)
 
 
-def published(folder: Path) -> list[Path]:
-    """Published checkpoint folders, oldest first."""
-    return sorted(folder.glob("step-*"))
+def published(work: Folder) -> list[str]:
+    """Names of the published checkpoints, oldest first."""
+    folder = work / FOLDER
+    if folder.path is not None:
+        return sorted(path.name for path in folder.path.glob("step-*"))
+    return sorted(name.partition("/")[0] for name in folder.names("step-"))
 
 
-def latest(folder: Path, epoch: int) -> Latest:
-    """The newest checkpoint whose checksums verify. Newer ones that do not are moved aside and named in `rejected`.
+def latest(work: Folder, epoch: int) -> Latest:
+    """The newest good checkpoint. Newer ones that are damaged are moved aside and named in `rejected`.
+
+    On files every checksum is compared; in an object store presence and sizes are, and content when it is fetched.
 
     Raises:
         StaleDriverError: a checkpoint carries a newer fencing epoch than `epoch`.
         CheckpointError: a checkpoint was written by a newer illada.
     """
-    rejected = []
-    for path in reversed(published(folder)):
+    folder, rejected = work / FOLDER, []
+    for name in reversed(published(work)):
         try:
-            manifest = verify(path)
-        except FileNotFoundError as error:
-            rejected.append(f"{error.filename} is missing")
+            stored = verify(folder, name)
         except _DamagedError as error:
             rejected.append(str(error))
         else:
-            if manifest["epoch"] > epoch:
+            if stored.manifest["epoch"] > epoch:
                 raise StaleDriverError(
-                    f"{path}: written under fencing epoch {manifest['epoch']}, newer than this driver's {epoch}"
+                    f"{folder}/{name}: written under fencing epoch {stored.manifest['epoch']}, newer than this "
+                    f"driver's {epoch}"
                 )
-            return Latest(path=path, manifest=manifest, rejected=rejected)
-        aside = path.with_name(f".bad-{path.name}")
+            return Latest(stored=stored, rejected=rejected)
+        set_aside(work, name)
+    return Latest(stored=None, rejected=rejected)
+
+
+def set_aside(work: Folder, name: str) -> None:
+    """Make a damaged checkpoint none, keeping it for inspection until the stage ends."""
+    folder = work / FOLDER
+    if folder.path is not None:
+        aside = folder.path / f".bad-{name}"
         shutil.rmtree(aside, ignore_errors=True)
-        path.rename(aside)
-    return Latest(path=None, manifest={}, rejected=rejected)
+        (folder.path / name).rename(aside)
+    elif folder.exists(f"{name}/{MANIFEST}"):
+        folder.write(f".bad-{name}/manifest", folder.read_bytes(f"{name}/{MANIFEST}"))
+        folder.delete(f"{name}/{MANIFEST}")
 
 
-def find(work: Path, epoch: int) -> Latest:
+def find(work: Folder, epoch: int) -> Latest:
     """The checkpoint a stage goes on from, as `latest`; what was rejected becomes a `fallback` event."""
-    found = latest(work / FOLDER, epoch)
+    found = latest(work, epoch)
     for reason in found.rejected:
         append_event(work, "fallback", step=found.step, reason=reason)
     return found
 
 
-def require_model(path: Path, model: ModelConfig) -> None:
-    """Raises CheckpointError unless the checkpoint in `path` is of this architecture."""
-    theirs = read_manifest(path)["model"]
+def require_model(stored: Stored, model: ModelConfig) -> None:
+    """Raises CheckpointError unless the checkpoint is of this architecture."""
+    theirs = stored.manifest["model"]
     mine = model.identity()
     different = sorted(name for name in mine.keys() | theirs.keys() if mine.get(name) != theirs.get(name))
     if different:
         details = "; ".join(f"{name}: {theirs.get(name)} there, {mine.get(name)} here" for name in different)
-        raise CheckpointError(f"{path}: is a checkpoint of another model ({details})")
+        raise CheckpointError(f"{stored.folder}: is a checkpoint of another model ({details})")
 
 
-def read_manifest(path: Path) -> dict[str, Any]:
-    """The manifest of a checkpoint folder. Raises CheckpointError when it is unreadable or of a newer format."""
-    file = path / MANIFEST
+def read_manifest(folder: Folder) -> dict[str, Any]:
+    """The manifest in a checkpoint's folder. Raises CheckpointError when it is unreadable or of a newer format."""
+    file = f"{folder}/{MANIFEST}"
     try:
-        manifest: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+        manifest: dict[str, Any] = folder.read_json(MANIFEST)
         version = manifest["format"]
     except FileNotFoundError:
-        raise
+        raise _DamagedError(f"{file} is missing") from None
     except (ValueError, KeyError, TypeError) as error:
         raise _DamagedError(f"{file}: is not a readable manifest ({error})") from None
     if version > FORMAT:
@@ -180,16 +234,19 @@ def read_manifest(path: Path) -> dict[str, Any]:
     return manifest
 
 
-def verify(path: Path) -> dict[str, Any]:
-    """The manifest, after checking presence, size and sha256 of every file; CheckpointError names a bad file."""
-    manifest = read_manifest(path)
-    for name, file in manifest["files"].items():
-        size = (path / name).stat().st_size
-        if size != file["bytes"]:
-            raise _DamagedError(f"{path / name}: {size} bytes, the manifest says {file['bytes']}")
-        if sha256_file(path / name) != file["sha256"]:
-            raise _DamagedError(f"{path / name}: its sha256 differs from the manifest's")
-    return manifest
+def verify(folder: Folder, name: str) -> Stored:
+    """The checkpoint `name` of the folder of checkpoints, as `latest` checks it; CheckpointError names a bad file."""
+    manifest = read_manifest(folder / name)
+    data = _data(folder, name, manifest)
+    sizes = data.names()
+    for file, entry in manifest["files"].items():
+        if file not in sizes:
+            raise _DamagedError(f"{data}/{file} is missing")
+        if sizes[file] != entry["bytes"]:
+            raise _DamagedError(f"{data}/{file}: {sizes[file]} bytes, the manifest says {entry['bytes']}")
+        if data.path is not None and sha256_file(data.path / file) != entry["sha256"]:
+            raise _DamagedError(f"{data}/{file}: its sha256 differs from the manifest's")
+    return Stored(folder=data, manifest=manifest)
 
 
 class _DamagedError(CheckpointError):
@@ -200,10 +257,27 @@ def _name(step: int) -> str:
     return f"step-{step:08d}"
 
 
-def sync_path(path: Path) -> None:
-    """Make a file, or the names in a folder, survive a crash of the machine."""
-    descriptor = os.open(path, os.O_RDONLY)
+def _data(folder: Folder, name: str, manifest: Mapping[str, Any]) -> Folder:
+    return folder / str(manifest.get("data", name))
+
+
+def _renamed(draft: Path, target: Path) -> bool:
     try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+        draft.rename(target)
+    except OSError:
+        if target.exists():
+            return False
+        raise
+    sync(target.parent)
+    return True
+
+
+def _remove(folder: Folder, name: str) -> None:
+    if folder.path is not None:
+        doomed = folder.path / f".old-{name}"
+        (folder.path / name).rename(doomed)
+        shutil.rmtree(doomed)
+        return
+    data = str(folder.read_json(f"{name}/{MANIFEST}")["data"])
+    folder.delete(f"{name}/{MANIFEST}")
+    (folder / data).delete_tree()

@@ -11,13 +11,14 @@ from pathlib import Path
 import torch
 import torch.distributed as dist
 
+from illada.artifacts import Folder
 from illada.config import ModelConfig
 from illada.model.cpu import install_cpu_shim
-from illada.train.checkpoint import require_model
+from illada.train.checkpoint import Stored, require_model
 from illada.train.process import import_megatron
 
 
-def export_weights(checkpoint: Path, model: ModelConfig) -> dict[str, torch.Tensor]:
+def export_weights(checkpoint: Folder | Path, model: ModelConfig) -> dict[str, torch.Tensor]:
     """Hugging Face names to float32 tensors on the CPU, read in this one process.
 
     Works in a thread of its own, as torch's modes for Megatron belong to threads, and in a process group of one that is
@@ -27,12 +28,13 @@ def export_weights(checkpoint: Path, model: ModelConfig) -> dict[str, torch.Tens
         CheckpointError: the checkpoint is of another model, or unreadable.
         RuntimeError: this process is already part of a process group.
     """
-    require_model(checkpoint, model)
+    stored = Stored.at(Folder.at(checkpoint))
+    require_model(stored, model)
     with ThreadPoolExecutor(max_workers=1) as thread:
-        return thread.submit(_export, checkpoint, model).result()
+        return thread.submit(_export, stored, model).result()
 
 
-def _export(checkpoint: Path, model: ModelConfig) -> dict[str, torch.Tensor]:
+def _export(stored: Stored, model: ModelConfig) -> dict[str, torch.Tensor]:
     install_cpu_shim()
     import_megatron()
     from illada.model.megatron import build_module
@@ -41,7 +43,7 @@ def _export(checkpoint: Path, model: ModelConfig) -> dict[str, torch.Tensor]:
 
     with _group_of_one():
         module = build_module(model, dtype=torch.float32)
-        load_weights(checkpoint, module)
+        load_weights(stored, module)
         return {name: tensor.cpu() for name, tensor in hf_weights(module, model).items()}
 
 

@@ -1,11 +1,11 @@
-"""What the driver tells every rank about a training stage: configurations, paths and numbers, as plain JSON."""
+"""What the driver tells every rank about a training stage: configurations, locations and numbers, as plain JSON."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Self
 
+from illada.artifacts import Folder
 from illada.config import ModelConfig, Training, TrainPlacement
 from illada.data.loader import Loader
 from illada.data.shards import TokenShards
@@ -19,9 +19,9 @@ class Job:
     training: Training
     model: ModelConfig
     placement: TrainPlacement
-    shards: Path
-    initial: Path | None
-    work: Path
+    shards: Folder
+    initial: Folder | None
+    work: Folder
     domain: str
     epoch: int
 
@@ -45,9 +45,9 @@ class Job:
             training=Training.model_validate(value["training"]),
             model=ModelConfig.model_validate(value["model"]),
             placement=TrainPlacement.model_validate(value["placement"]),
-            shards=Path(value["shards"]),
-            initial=Path(value["initial"]) if value["initial"] else None,
-            work=Path(value["work"]),
+            shards=Folder.at(value["shards"]),
+            initial=Folder.at(value["initial"]) if value["initial"] else None,
+            work=Folder.at(value["work"]),
             domain=value["domain"],
             epoch=value["epoch"],
         )

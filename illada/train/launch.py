@@ -1,9 +1,10 @@
 """Starts the ranks of a training stage with Ray Train, restarts them when one fails, and tells why.
 
 Ray Train v2 places the ranks, forms their process group and restarts the group when a rank dies; ranks then find the
-latest checkpoint themselves. `fit()` blocks and cannot be cancelled, so it runs in a thread; to stop, a file is written
-that every rank watches: they agree to end after their current step, or end the hard way if that takes too long. The
-same happens when a newer driver has taken the stage over, so that no orphan of a lost driver goes on writing.
+latest checkpoint themselves. `fit()` blocks and cannot be cancelled, so it runs in a thread; to stop, a flag is set in
+Ray's control service that every rank watches: they agree to end after their current step, or end the hard way if that
+takes too long. The same happens when a newer driver has taken the stage over, so that no orphan of a lost driver goes
+on writing.
 
 This module is imported by every process involved, most of which need neither torch nor Megatron: imports stay local.
 """
@@ -11,24 +12,26 @@ This module is imported by every process involved, most of which need neither to
 from __future__ import annotations
 
 import errno
+import json
 import logging
 import os
-import sys
 import threading
 import time
 import uuid
 import warnings
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from ray.exceptions import RayActorError
 from ray.train.v2.api.callback import UserCallback
 
-from illada.train.checkpoint import StaleDriverError, check_fence
+from illada.artifacts import Fence, Folder, StaleDriverError
 from illada.train.errors import RankError, RanksStoppedError
 from illada.train.events import append_event
 from illada.train.job import Job
+from illada.train.logs import RankLog
 
 LOGS = "logs"
 _LOST_PEER = ("connection closed", "connection reset", "connection refused", "broken pipe", "gloo", "nccl", "timed out")
@@ -39,6 +42,9 @@ _ENVIRONMENT = {
     "RAY_CHDIR_TO_TRIAL_DIR": "0",
 }
 _WATCH_SECONDS = 0.5
+_FENCE_SECONDS = 5.0
+_OTHER_RANKS_FENCE_SECONDS = 60.0  # thousands of ranks ask one object store; rank 0 tells them at the next step
+_STOP, _ROW = "stop", "row"
 _GRACE_SECONDS = 1.0
 _STOP_SECONDS = 2.0
 
@@ -46,11 +52,17 @@ _STOP_SECONDS = 2.0
 class Ranks:
     """The running ranks of a job. Call `stop` whatever happens."""
 
-    def __init__(self, job: Job) -> None:
-        self._stop_file = job.work / f"stop-{uuid.uuid4().hex[:12]}"
+    def __init__(self, job: Job, scratch: Path) -> None:
+        self._key = f"illada-ranks-{uuid.uuid4().hex[:16]}"
         self._error: BaseException | None = None
-        self._thread = threading.Thread(target=self._run, args=(job,), name="ray-train", daemon=True)
+        self._thread = threading.Thread(target=self._run, args=(job, scratch), name="ray-train", daemon=True)
         self._thread.start()
+
+    def last_row(self) -> dict[str, Any] | None:
+        """The newest row of metrics of the ranks that run now, None before their first step."""
+        data = _read(self._key, _ROW)
+        row: dict[str, Any] | None = None if data is None else json.loads(data)
+        return row
 
     def wait(self, seconds: float) -> bool:
         """Whether training has ended, waiting up to `seconds`.
@@ -69,17 +81,20 @@ class Ranks:
     def stop(self) -> None:
         """End all ranks at once, also those that only start later; waits a few seconds for them."""
         if self._thread.is_alive():
-            self._stop_file.touch()
+            _write(self._key, _STOP, b"")
             self._thread.join(_STOP_SECONDS)
+        _forget(self._key, _ROW)
+        if not self._thread.is_alive():
+            _forget(self._key, _STOP)
 
-    def _run(self, job: Job) -> None:
+    def _run(self, job: Job, scratch: Path) -> None:
         try:
-            _fit(job, self._stop_file)
+            _fit(job, scratch, self._key)
         except BaseException as error:  # handed to the thread that waits
             self._error = error
 
 
-def _fit(job: Job, stop_file: Path) -> None:
+def _fit(job: Job, scratch: Path, key: str) -> None:
     for name, value in _ENVIRONMENT.items():
         os.environ.setdefault(name, value)
     from ray.train import FailureConfig, RunConfig, ScalingConfig
@@ -98,16 +113,18 @@ def _fit(job: Job, stop_file: Path) -> None:
     gpus = {"GPU": place.gpus_per_rank} if place.gpus_per_rank else {}
     trainer = Trainer(
         rank_main,
-        train_loop_config={"job": job.to_json(), "stop_file": str(stop_file)},
+        train_loop_config={"job": job.to_json(), "key": key},
         torch_config=TorchConfig(backend="nccl" if gpus else "gloo"),
         scaling_config=ScalingConfig(
             num_workers=place.ranks, use_gpu=bool(gpus), resources_per_worker={"CPU": place.cpus_per_rank, **gpus}
         ),
         run_config=RunConfig(
             name="ranks",
-            storage_path=str(job.work / "ray"),
+            storage_path=str(
+                (job.work.path or scratch) / "ray"
+            ),  # of Ray Train's own checkpoints, of which there are none
             failure_config=FailureConfig(max_failures=place.max_failures),
-            callbacks=[_Failures(job.work, stop_file, place.max_failures)],
+            callbacks=[_Failures(job.work, key, place.max_failures)],
             logging_config=LoggingConfig(log_level="CRITICAL"),
         ),
     )
@@ -122,12 +139,12 @@ def _fit(job: Job, stop_file: Path) -> None:
 class _Failures(UserCallback):
     """Runs in Ray Train's controller: records each failure, and refuses to restart what would only fail again."""
 
-    def __init__(self, work: Path, stop_file: Path, most: int) -> None:
-        self._work, self._stop_file, self._left = work, stop_file, most
+    def __init__(self, work: Folder, key: str, most: int) -> None:
+        self._work, self._key, self._left = work, key, most
 
     def after_exception(self, run_context: Any, worker_exceptions: dict[int, Exception]) -> None:
         """Called once for each failure of the group; raising ends the run."""
-        if self._stop_file.exists():
+        if _read(self._key, _STOP) is not None:
             raise RanksStoppedError
         error = describe(worker_exceptions, self._work)
         if isinstance(error, StaleDriverError):
@@ -139,7 +156,7 @@ class _Failures(UserCallback):
         append_event(self._work, "restart" if self._left >= 0 else "failed", reason=str(error))
 
 
-def describe(failures: Mapping[int, Exception], work: Path) -> Exception:
+def describe(failures: Mapping[int, Exception], work: Folder) -> Exception:
     """The one error that explains a failed group: the exception itself, or a RankError where a restart may help.
 
     When one rank fails, the others fail too as their peer is gone; they are the last to be asked. What is neither an
@@ -173,54 +190,73 @@ def _cause(error: Exception) -> str:
     return (text.partition("Worker exit detail: ")[2] or text).partition(" Some common causes")[0]
 
 
-def _last_words(work: Path, rank: int) -> str:
+def _last_words(work: Folder, rank: int) -> str:
     """The end of a rank's log, where a crash leaves its message."""
-    path = _log_path(work, rank)
-    lines = path.read_text(encoding="utf-8", errors="replace").splitlines()[-5:] if path.exists() else []
+    try:
+        lines = (work / LOGS).read_bytes(_log_name(rank)).decode(errors="replace").splitlines()[-5:]
+    except FileNotFoundError:
+        return ""
     return "; its last output: " + " | ".join(lines) if lines else ""
 
 
 def rank_main(config: dict[str, Any]) -> None:
     """What every rank runs, in a thread of its process, once Ray Train has formed the process group."""
-    job, stop_file = Job.from_json(config["job"]), Path(config["stop_file"])
+    job, key = Job.from_json(config["job"]), config["key"]
     stop = threading.Event()
-    threading.Thread(target=_watch, args=(job, stop_file, stop), daemon=True).start()
     import torch.distributed as dist
 
-    _log_to(_log_path(job.work, dist.get_rank()))
-    warnings.simplefilter("ignore")  # deprecations inside Megatron and torch; the log is for what explains a crash
-    logging.getLogger("megatron").setLevel(logging.WARNING)
-    from illada.train.process import prepare
+    rank = dist.get_rank()
+    threading.Thread(target=_watch, args=(job, key, rank, stop), daemon=True).start()
+    with RankLog(job.work / LOGS, _log_name(rank)):
+        warnings.simplefilter("ignore")  # deprecations inside Megatron and torch; the log is for what explains a crash
+        logging.getLogger("megatron").setLevel(logging.WARNING)
+        from illada.train.process import prepare
 
-    prepare()
-    from illada.train.loop import run
+        prepare()
+        from illada.train.loop import run
 
-    run(job, stop)
+        run(job, stop, partial(_tell, key))
 
 
-def _watch(job: Job, stop_file: Path, stop: threading.Event) -> None:
+def _tell(key: str, row: Mapping[str, Any]) -> None:
+    _write(key, _ROW, json.dumps(row).encode())
+
+
+def _watch(job: Job, key: str, rank: int, stop: threading.Event) -> None:
     """Tells the loop when it should end, and ends the process if it does not: it may wait for a rank that is gone."""
-    while not stop_file.exists():
+    fence = Fence(job.work, job.epoch, _FENCE_SECONDS if rank == 0 else _OTHER_RANKS_FENCE_SECONDS)
+    while _read(key, _STOP) is None:
         try:
-            check_fence(job.work, job.epoch)
+            fence.check()
         except StaleDriverError:
             break
+        except OSError:
+            pass  # the store is out of reach just now
         time.sleep(_WATCH_SECONDS)
     stop.set()
     time.sleep(_GRACE_SECONDS)
     os._exit(1)
 
 
-def _log_path(work: Path, rank: int) -> Path:
-    return work / LOGS / f"rank-{rank:05d}.log"
+def _log_name(rank: int) -> str:
+    return f"rank-{rank:05d}.log"
 
 
-def _log_to(path: Path) -> None:
-    """Send this process's output, that of C++ libraries included, to a file of the rank."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    sys.stdout.flush()
-    sys.stderr.flush()
-    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
-    os.dup2(descriptor, 1)
-    os.dup2(descriptor, 2)
-    os.close(descriptor)
+def _read(key: str, what: str) -> bytes | None:
+    """A small value in the cluster's control service, which the driver and all ranks reach."""
+    from ray.experimental.internal_kv import _internal_kv_get
+
+    value: bytes | None = _internal_kv_get(f"{key}-{what}".encode())
+    return value
+
+
+def _write(key: str, what: str, value: bytes) -> None:
+    from ray.experimental.internal_kv import _internal_kv_put
+
+    _internal_kv_put(f"{key}-{what}".encode(), value)
+
+
+def _forget(key: str, what: str) -> None:
+    from ray.experimental.internal_kv import _internal_kv_del
+
+    _internal_kv_del(f"{key}-{what}".encode())

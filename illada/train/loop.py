@@ -7,12 +7,14 @@ every rank, so ranks cannot disagree. Rank 0 alone writes.
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import math
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -21,13 +23,14 @@ from megatron.core import parallel_state
 from megatron.core.pipeline_parallel.schedules import get_forward_backward_func
 from torch import Tensor
 
+from illada.artifacts import ArtifactError, Fence, check_fence, scratch_folder
 from illada.data.loader import Batch, Loader
 from illada.data.tokenizer import MASK_ID
 from illada.diffusion.masked import corrupt, weighted_loss
 from illada.model.megatron import build_module
 from illada.model.weights import initial_tensor, load_hf_weights
 from illada.train import checkpoint, state
-from illada.train.errors import DivergedError, RanksStoppedError
+from illada.train.errors import DivergedError, RankError, RanksStoppedError
 from illada.train.events import append_event
 from illada.train.job import Job
 from illada.train.metrics import SUMS, MetricsLog, add_micro_batch, step_row
@@ -35,16 +38,18 @@ from illada.train.parallel import DTYPES, Wrapped, initialise_groups, wrap
 from illada.train.process import device
 from illada.train.schedule import learning_rate
 
-METRICS = "metrics.jsonl"
 MOST_SKIPS = 5
 
 
-def run(job: Job, stop: threading.Event | None = None) -> None:
+def run(
+    job: Job, stop: threading.Event | None = None, on_row: Callable[[Mapping[str, Any]], None] = lambda row: None
+) -> None:
     """Train from the latest checkpoint to the end of the stage; torch.distributed is initialised, all ranks call this.
 
     Args:
         job: the stage.
         stop: set in any rank, it ends all of them after the step they are at.
+        on_row: called on rank 0 with each row of metrics.
 
     Raises:
         RanksStoppedError: `stop` was set.
@@ -52,26 +57,33 @@ def run(job: Job, stop: threading.Event | None = None) -> None:
         StaleDriverError: on rank 0, another driver has taken the stage over.
         ValueError: data, checkpoint and configuration do not fit together.
     """
+    with scratch_folder() if job.work.path is None else contextlib.nullcontext(Path(job.work.url)) as scratch:
+        _run(job, stop or threading.Event(), on_row, scratch)
+
+
+def _run(job: Job, stop: threading.Event, on_row: Callable[[Mapping[str, Any]], None], scratch: Path) -> None:
     initialise_groups(job.placement)
     loader = job.loader()
     total_steps = job.total_steps(loader)
     found = _find(job)
     wrapped = _build(job, loader, found)
-    skips = int(found.manifest.get("skips", 0))
-    stop = stop or threading.Event()
+    skips = int(found.stored.manifest.get("skips", 0)) if found.stored else 0
+    fence = Fence(job.work, job.epoch)
     stepper = _Stepper(job=job, loader=loader, wrapped=wrapped, total_steps=total_steps, stop=stop)
     first = dist.get_rank() == 0
-    log = MetricsLog(job.work / METRICS, found.step) if first else None
+    log = MetricsLog(job.work, found.step) if first else None
     if first:
         layout = {name: getattr(job.placement, name) for name in ("tensor", "pipeline", "data", "micro_batch")}
-        resumed = {"resumed_from": found.path.name} if found.path else {}
+        resumed = {"resumed_from": found.stored.name} if found.stored else {}
         append_event(job.work, "start", step=found.step, total_steps=total_steps, epoch=job.epoch, **layout, **resumed)
     gc.freeze()  # Megatron collects garbage at every checkpoint; modules and weights need not be looked at again
     for step in range(found.step, total_steps):
         row = stepper.step(step)
         skips = skips + 1 if row.get("skipped") else 0
         if log is not None:
+            fence.check()
             _record(job, log, row)
+            on_row(row)
         if skips == MOST_SKIPS:
             windows = loader.batch(step, 0, loader.global_batch).window_ids.tolist()
             raise DivergedError(
@@ -81,7 +93,7 @@ def run(job: Job, stop: threading.Event | None = None) -> None:
         if (step + 1) % job.placement.checkpoint_steps == 0 or step + 1 == total_steps:
             if log is not None:
                 log.sync()
-            _save(job, loader, wrapped, step + 1, skips)
+            _save(job, loader, wrapped, step + 1, skips, scratch)
     if first:
         append_event(job.work, "done", step=total_steps)
 
@@ -99,27 +111,32 @@ def _find(job: Job) -> checkpoint.Latest:
 def _build(job: Job, loader: Loader, found: checkpoint.Latest) -> Wrapped:
     """Module and optimizer, from the checkpoint found, another stage's weights, or initial ones."""
     module = build_module(job.model, dtype=DTYPES[job.training.dtype])
-    if found.path is not None:
-        loader.check(found.manifest["loader"])
+    if found.stored is not None:
+        loader.check(found.stored.manifest["loader"])
         wrapped = wrap(module, job.training)
-        state.load(found.path, module, wrapped.optimizer)
+        try:
+            state.load(found.stored, module, wrapped.optimizer)
+        except ArtifactError as error:  # found on the way from an object store: the one before may be good
+            checkpoint.set_aside(job.work, found.stored.name)
+            append_event(job.work, "fallback", step=found.step, reason=str(error))
+            raise RankError(str(error)) from error
         return wrapped
     if job.initial is not None:
-        checkpoint.require_model(job.initial, job.model)
-        state.load_weights(job.initial, module)
+        initial = checkpoint.Stored.at(job.initial)
+        checkpoint.require_model(initial, job.model)
+        state.load_weights(initial, module)
     else:
         load_hf_weights(module, job.model, lambda name: initial_tensor(job.model, name, job.training.seed))
     return wrap(module, job.training)
 
 
 def _record(job: Job, log: MetricsLog, row: dict[str, Any]) -> None:
-    checkpoint.check_fence(job.work, job.epoch)
     log.append(row)
     if row.get("skipped"):
         append_event(job.work, "skipped", step=row["step"], loss=row["loss"], grad_norm=row["grad_norm"])
 
 
-def _save(job: Job, loader: Loader, wrapped: Wrapped, step: int, skips: int) -> None:
+def _save(job: Job, loader: Loader, wrapped: Wrapped, step: int, skips: int, scratch: Path) -> None:
     started = time.perf_counter()
     manifest = {
         "step": step,
@@ -130,8 +147,8 @@ def _save(job: Job, loader: Loader, wrapped: Wrapped, step: int, skips: int) -> 
         "layout": {"tensor": job.placement.tensor, "pipeline": job.placement.pipeline, "data": job.placement.data},
         "epoch": job.epoch,
     }
-    folder = job.work / checkpoint.FOLDER
-    saved = state.save(folder, wrapped.module, wrapped.optimizer, manifest, job.placement.keep_checkpoints)
+    keep = job.placement.keep_checkpoints
+    saved = state.save(job.work, scratch, wrapped.module, wrapped.optimizer, manifest, keep)
     if saved is not None:
         seconds = time.perf_counter() - started
         append_event(job.work, "checkpoint", step=step, seconds=seconds, bytes=saved.size)
@@ -169,7 +186,7 @@ class _Stepper:
         optimizer.zero_grad()
         *sums, stopping = self._gradients(batch).tolist()
         if stopping:
-            checkpoint.check_fence(self.job.work, self.job.epoch)
+            check_fence(self.job.work, self.job.epoch)
             raise RanksStoppedError(f"asked to stop at step {step}")
         optimizer.prepare_grads()
         norm = float(optimizer.clip_grad_norm(training.optimizer.clip))

@@ -20,18 +20,20 @@ from __future__ import annotations
 import json
 import math
 import os
+import time
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from illada.artifacts import write_text
+from illada.artifacts import Folder
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 NOISE_BUCKETS = 10
 SUMS = 3 + 2 * NOISE_BUCKETS
-_TAIL_BYTES = 1 << 14
+METRICS = "metrics.jsonl"
+_PART_BYTES = 1 << 18
+_PART_SECONDS = 5.0
 
 
 def add_micro_batch(sums: Tensor, cross_entropy: Tensor, weight: Tensor, level: Tensor, tokens: int) -> None:
@@ -76,51 +78,70 @@ def step_row(
     return row
 
 
-def drop_rows(path: Path, step: int) -> None:
+def drop_rows(work: Folder, step: int) -> None:
     """Keep the rows of steps up to `step` only: later ones are undone and will be made again."""
-    kept = [row for row in read_rows(path) if row["step"] <= step]
-    write_text(path, "".join(_line(row) for row in kept))
+    work.replace_lines(METRICS, [_line(row) for row in read_rows(work, METRICS) if row["step"] <= step])
 
 
 class MetricsLog:
-    """Appends rows to `path`, from which those of steps after `step` are dropped first, and a torn last line."""
+    """Appends rows to `metrics.jsonl` of `work`, from which those of steps after `step` are dropped first.
 
-    def __init__(self, path: Path, step: int) -> None:
-        drop_rows(path, step)
-        self._file = path.open("a", encoding="utf-8")
+    On files a row is at once visible to readers. In an object store, rows since the last checkpoint (or the last of
+    many) are one object, which is written again every few seconds.
+    """
+
+    def __init__(self, work: Folder, step: int) -> None:
+        drop_rows(work, step)
+        self._work = work
+        self._file = None if work.path is None else (work.path / METRICS).open("a", encoding="utf-8")
+        self._lines: list[str] = []
+        self._bytes = 0
+        self._part = ""
+        self._written = time.monotonic()
 
     def append(self, row: Mapping[str, Any]) -> None:
-        """One row, at once visible to readers of the file."""
-        self._file.write(_line(row))
-        self._file.flush()
+        """One row."""
+        line = _line(row)
+        if self._file is not None:
+            self._file.write(f"{line}\n")
+            self._file.flush()
+            return
+        self._lines.append(line)
+        self._bytes += len(line)
+        if self._bytes > _PART_BYTES:
+            self.sync()
+        elif time.monotonic() - self._written > _PART_SECONDS:
+            self._write()
 
     def sync(self) -> None:
         """Make all rows survive a crash of the machine: called before a checkpoint that counts on them."""
-        os.fsync(self._file.fileno())
+        if self._file is not None:
+            os.fsync(self._file.fileno())
+        elif self._lines:
+            self._write()
+            self._lines, self._bytes, self._part = [], 0, ""
+
+    def _write(self) -> None:
+        self._part = self._work.append_line(METRICS, "\n".join(self._lines), self._part)
+        self._written = time.monotonic()
 
 
-def read_rows(path: Path) -> list[dict[str, Any]]:
-    """All complete rows of a metrics or events file; none when it does not exist. A torn last line is left out."""
-    if not path.exists():
-        return []
-    complete, _, _ = path.read_text(encoding="utf-8").rpartition("\n")
-    return [json.loads(line) for line in complete.splitlines()]
+def read_rows(work: Folder, name: str) -> list[dict[str, Any]]:
+    """All complete rows of a metrics or events file; none when it does not exist. A torn last line is left out.
 
-
-def last_row(path: Path) -> dict[str, Any] | None:
-    """The newest complete row, reading only the file's end: cheap enough to poll."""
-    if not path.exists():
-        return None
-    with path.open("rb") as file:
-        file.seek(max(0, path.stat().st_size - _TAIL_BYTES))
-        complete, _, _ = file.read().rpartition(b"\n")
-    line = complete.rpartition(b"\n")[2]
-    row: dict[str, Any] | None = json.loads(line) if line else None
-    return row
+    A row of a step that an earlier row is of, or one after it, takes their place: those were undone.
+    """
+    rows: list[dict[str, Any]] = []
+    for line in work.read_lines(name):
+        row = json.loads(line)
+        while name == METRICS and rows and rows[-1]["step"] >= row["step"]:
+            rows.pop()
+        rows.append(row)
+    return rows
 
 
 def _line(row: Mapping[str, Any]) -> str:
-    return json.dumps(row, allow_nan=False) + "\n"
+    return json.dumps(row, allow_nan=False)
 
 
 def _number(value: float) -> float | None:

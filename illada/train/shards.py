@@ -11,7 +11,7 @@ tensor, pipeline and data parallelism. `shards.json`:
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +25,7 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 
 from illada.artifacts import write_json
-from illada.train.checkpoint import sync_path
+from illada.train.checkpoint import TENSORS
 
 BACKEND = "illada_safetensors"
 INDEX = "shards.json"
@@ -39,8 +39,8 @@ class SaveShards(SaveShardedStrategy):
         super().__init__(BACKEND, _VERSION)
 
     def save(self, sharded_state_dict: dict[str, Any], checkpoint_dir: str | Path) -> None:
-        """Collective: called by all ranks; returns when this rank's file is on disk."""
-        folder, name = Path(checkpoint_dir), f"rank-{dist.get_rank():05d}.safetensors"
+        """Collective: called by all ranks; returns when this rank's file is written."""
+        folder, name = Path(checkpoint_dir), tensor_file(dist.get_rank())
         tensors: dict[str, torch.Tensor] = {}
         pieces: list[tuple[str, list[int], dict[str, Any]]] = []
         for part in nested_values(sharded_state_dict):
@@ -54,7 +54,6 @@ class SaveShards(SaveShardedStrategy):
         if tensors:
             save_file(tensors, folder / name)
             (folder / name).chmod(0o644)  # it is created for its owner alone
-            sync_path(folder / name)
         gathered: list[Any] = [None] * dist.get_world_size()
         dist.gather_object(pieces, gathered if dist.get_rank() == 0 else None)
         if dist.get_rank() == 0:
@@ -65,7 +64,13 @@ class SaveShards(SaveShardedStrategy):
 
 
 class LoadShards(LoadShardedStrategy):
-    """Reads what overlaps the boxes this rank asks for, converted to the type it asks for."""
+    """Reads what overlaps the boxes this rank asks for, converted to the type it asks for.
+
+    `fetch` gives the local path of a file of tensors: only those that are needed are asked for.
+    """
+
+    def __init__(self, fetch: Callable[[str], Path]) -> None:
+        self._fetch = fetch
 
     def load(self, sharded_state_dict: dict[str, Any], checkpoint_dir: str | Path) -> dict[str, Any]:
         """The state dict with tensors in place of the `ShardedTensor`s. ValueError for what the checkpoint lacks."""
@@ -86,7 +91,7 @@ class LoadShards(LoadShardedStrategy):
                 if here is None:
                     continue
                 if piece["file"] not in files:
-                    files[piece["file"]] = safe_open(folder / piece["file"], framework="pt")
+                    files[piece["file"]] = safe_open(self._fetch(piece["file"]), framework="pt")
                 source = files[piece["file"]].get_slice(piece["name"])
                 result[here] = source[there].to(part.dtype)
                 filled += result[here].numel()
@@ -125,6 +130,11 @@ class LoadCommon(TorchCommonLoadStrategy):
             Path(checkpoint_dir) / COMMON_STATE_FNAME, map_location="cpu", weights_only=True
         )
         return state
+
+
+def tensor_file(rank: int) -> str:
+    """Name of the file that a rank writes."""
+    return f"rank-{rank:05d}{TENSORS}"
 
 
 def _box(part: ShardedTensor) -> list[int]:

@@ -7,21 +7,21 @@ had finished training but not published, no rank is started.
 
 from __future__ import annotations
 
-import shutil
+import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from illada.artifacts import Attempt, Folder, Progress, write_json
+from illada.artifacts import Attempt, Folder, Progress, claim, write_json, write_text
 from illada.config import ConfigError, ModelConfig, Training, TrainPlacement
 from illada.model.arithmetic import parameters
 from illada.train import checkpoint
 from illada.train.events import EVENTS
 from illada.train.goodput import Goodput
 from illada.train.job import Job
-from illada.train.metrics import drop_rows, last_row, read_rows
+from illada.train.metrics import METRICS, drop_rows, read_rows
 
 TRAIN_VERSION = 1
-METRICS = "metrics.jsonl"
 _POLL_SECONDS = 0.5
 _LAST_STEPS = 10
 _FIGURES = ("loss", "lr", "grad_norm", "tokens", "tokens_per_second")
@@ -30,8 +30,8 @@ _FIGURES = ("loss", "lr", "grad_norm", "tokens", "tokens_per_second")
 def train(
     config: Training,
     model: ModelConfig,
-    shards: Path,
-    initial: Path | None,
+    shards: Folder,
+    initial: Folder | None,
     attempt: Attempt,
     placement: TrainPlacement,
     progress: Progress,
@@ -41,7 +41,7 @@ def train(
     Args:
         config: objective, optimizer, schedule and duration.
         model: the architecture.
-        shards: a folder of token shards.
+        shards: a folder of token shards, where every node sees it.
         initial: a `checkpoint` folder to take weights from; None starts from initial ones.
         attempt: its output receives `checkpoint/`, `metrics.jsonl` and `events.jsonl`.
         placement: layout and resources; a change of it between attempts is fine.
@@ -61,9 +61,9 @@ def train(
         training=config,
         model=model,
         placement=placement,
-        shards=shards.resolve(),
-        initial=initial.resolve() if initial else None,
-        work=Path(attempt.work.url),
+        shards=shards,
+        initial=initial,
+        work=attempt.work,
         domain=attempt.identity.stage,
         epoch=attempt.epoch,
     )
@@ -75,17 +75,17 @@ def train(
             f"{placement.data} x {placement.micro_batch}"
         )
     if job.initial is not None:
-        checkpoint.require_model(job.initial, model)
-    checkpoint.claim(job.work, job.epoch)
+        checkpoint.require_model(checkpoint.Stored.at(job.initial), model)
+    claim(job.work, job.epoch)
     progress.start(total_steps, "steps")
     found = checkpoint.find(job.work, job.epoch)
     if found.step < total_steps:
-        drop_rows(job.work / METRICS, found.step)
-        _run_ranks(job, found.step, progress)
+        drop_rows(job.work, found.step)
+        _run_ranks(job, attempt.scratch, found.step, progress)
     final = checkpoint.find(job.work, job.epoch)
-    assert final.path is not None and final.step == total_steps, "the ranks ended without their last checkpoint"
-    _publish(attempt, job, final)
-    rows, events = read_rows(job.work / METRICS), read_rows(job.work / EVENTS)
+    assert final.stored is not None and final.step == total_steps, "the ranks ended without their last checkpoint"
+    rows, events = read_rows(job.work, METRICS), read_rows(job.work, EVENTS)
+    _publish(attempt, final.stored, {METRICS: rows, EVENTS: events})
     made = [row for row in rows if not row.get("skipped")]
     last = [row["loss"] for row in made[-_LAST_STEPS:]]
     seconds = sum(row["seconds"] for row in rows)
@@ -104,17 +104,17 @@ def train(
     }
 
 
-def _run_ranks(job: Job, done: int, progress: Progress) -> None:
+def _run_ranks(job: Job, scratch: Path, done: int, progress: Progress) -> None:
     from illada.train.launch import Ranks  # ray.train takes half a second to import
 
-    ranks = Ranks(job)
+    ranks = Ranks(job, scratch)
     state = _starting(job)
     goodput = Goodput(done)
     try:
         ended = False
         while not ended:
             ended = ranks.wait(_POLL_SECONDS)
-            row = last_row(job.work / METRICS)
+            row = ranks.last_row()
             if row is None or row["step"] == done:
                 progress.update(done, state=state)
             elif row.get("skipped"):
@@ -134,12 +134,11 @@ def _starting(job: Job) -> str:
     return "starting ranks" if needed <= there else f"waiting for {needed:g} CPUs, the cluster has {there:g}"
 
 
-def _publish(attempt: Attempt, job: Job, final: checkpoint.Latest) -> None:
-    """Adopt the last checkpoint, without its fencing epoch: that belongs to the driver, not to the result."""
-    assert final.path is not None
-    for name in final.manifest["files"]:
-        attempt.adopt(Folder.at(final.path), name, f"checkpoint/{name}")
-    manifest = {name: value for name, value in final.manifest.items() if name != "epoch"}
+def _publish(attempt: Attempt, final: checkpoint.Stored, tables: Mapping[str, list[dict[str, Any]]]) -> None:
+    """Adopt the last checkpoint, without where it was and its fencing epoch: these belong to the driver."""
+    for name, file in final.manifest["files"].items():
+        attempt.adopt(final.folder, name, f"checkpoint/{name}", sha256=file["sha256"])
+    manifest = {name: value for name, value in final.manifest.items() if name not in ("epoch", "data")}
     write_json(attempt.output / "checkpoint" / checkpoint.MANIFEST, manifest)
-    for name in (METRICS, EVENTS):
-        shutil.copyfile(job.work / name, attempt.output / name)  # not linked: a rank may still have it open
+    for name, rows in tables.items():
+        write_text(attempt.output / name, "".join(json.dumps(row, allow_nan=False) + "\n" for row in rows))

@@ -7,6 +7,7 @@ closed here: it asserts on an optimizer that has not stepped, and loses the upda
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,10 +18,10 @@ import torch.distributed as dist
 from megatron.core import dist_checkpointing
 from megatron.core.optimizer.distrib_optimizer import DistributedOptimizer
 
-from illada.artifacts import sha256_file
+from illada.artifacts import Folder, sha256_file
 from illada.model.megatron import DiffusionGPT
-from illada.train.checkpoint import begin, publish
-from illada.train.shards import LoadCommon, LoadShards, SaveShards
+from illada.train.checkpoint import Stored, begin, join, publish
+from illada.train.shards import LoadCommon, LoadShards, SaveShards, tensor_file
 
 _RESHARDABLE = {
     "distrib_optim_sharding_type": "fully_reshardable",
@@ -32,12 +33,17 @@ _RESHARDABLE = {
 class Saved:
     """A published checkpoint, as rank 0 sees it."""
 
-    path: Path
+    stored: Stored
     size: int
 
 
 def save(
-    folder: Path, module: DiffusionGPT, optimizer: DistributedOptimizer, manifest: Mapping[str, Any], keep: int
+    work: Folder,
+    scratch: Path,
+    module: DiffusionGPT,
+    optimizer: DistributedOptimizer,
+    manifest: Mapping[str, Any],
+    keep: int,
 ) -> Saved | None:
     """Write and publish the checkpoint of `manifest["step"]`; returns on all ranks once it is published.
 
@@ -47,40 +53,40 @@ def save(
     Raises:
         StaleDriverError: on rank 0, see `publish`.
     """
-    draft = folder / ".none"
-    if dist.get_rank() == 0:
-        draft = begin(folder, int(manifest["step"]))
-    shared: list[Any] = [draft.name]
+    first = dist.get_rank() == 0
+    shared: list[Any] = [begin(work, int(manifest["step"]), scratch).name if first else None]
     dist.broadcast_object_list(shared)
-    draft = folder / shared[0]
+    draft = join(work, shared[0], scratch)
     state = {"model": _model_state(module)}
     state["optimizer"] = optimizer.sharded_state_dict(state["model"], metadata=_RESHARDABLE)
-    dist_checkpointing.save(state, str(draft), SaveShards())
-    mine = draft / f"rank-{dist.get_rank():05d}.safetensors"
-    checksum = (mine.name, sha256_file(mine)) if mine.exists() else None
+    dist_checkpointing.save(state, str(draft.path), SaveShards())
+    mine = draft.path / tensor_file(dist.get_rank())
+    written = (mine.name, draft.put(mine.name, sha256_file(mine))) if mine.exists() else None
     gathered: list[Any] = [None] * dist.get_world_size()
-    dist.gather_object(checksum, gathered if dist.get_rank() == 0 else None)
+    dist.gather_object(written, gathered if first else None)
     saved = None
-    if dist.get_rank() == 0:
-        path = publish(draft, manifest, dict(filter(None, gathered)), keep)
-        saved = Saved(path=path, size=sum(file.stat().st_size for file in path.iterdir()))
+    if first:
+        stored = publish(draft, manifest, dict(filter(None, gathered)), keep)
+        saved = Saved(stored=stored, size=sum(file["bytes"] for file in stored.manifest["files"].values()))
+    elif work.path is None:
+        shutil.rmtree(draft.path)
     dist.barrier()
     return saved
 
 
-def load_weights(path: Path, module: DiffusionGPT) -> None:
+def load_weights(stored: Stored, module: DiffusionGPT) -> None:
     """Fill the module, of any layout and type, from the weights of a checkpoint; call before wrapping the module."""
-    _fill(module, _load({"model": _model_state(module)}, path))
+    _fill(module, _load({"model": _model_state(module)}, stored))
 
 
-def load(path: Path, module: DiffusionGPT, optimizer: DistributedOptimizer) -> None:
+def load(stored: Stored, module: DiffusionGPT, optimizer: DistributedOptimizer) -> None:
     """Fill module and optimizer from a checkpoint saved under any layout."""
     inner = optimizer.optimizer
     optimizer.init_state_fn(inner, optimizer.config)
     _set_updates(inner, 0.0)
     wanted = {"model": _model_state(module)}
     wanted["optimizer"] = optimizer.sharded_state_dict(wanted["model"], is_loading=True, metadata=_RESHARDABLE)
-    loaded = _load(wanted, path)
+    loaded = _load(wanted, stored)
     _fill(module, loaded)
     state = loaded["optimizer"]
     updates = {group["step"] for group in state["optimizer"]["param_groups"]}
@@ -93,8 +99,9 @@ def load(path: Path, module: DiffusionGPT, optimizer: DistributedOptimizer) -> N
     _set_updates(inner, made)
 
 
-def _load(wanted: dict[str, Any], path: Path) -> dict[str, Any]:
-    loaded: dict[str, Any] = dist_checkpointing.load(wanted, str(path), LoadShards(), LoadCommon())
+def _load(wanted: dict[str, Any], stored: Stored) -> dict[str, Any]:
+    folder = str(stored.local())
+    loaded: dict[str, Any] = dist_checkpointing.load(wanted, folder, LoadShards(stored.fetch), LoadCommon())
     return loaded
 
 

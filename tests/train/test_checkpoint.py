@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import pickle
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -11,104 +12,128 @@ import pytest
 import torch
 from train_helpers import MODEL
 
+from illada.artifacts import ArtifactError, Folder, StaleDriverError, check_fence, claim
 from illada.train import checkpoint
-from illada.train.checkpoint import CheckpointError, StaleDriverError
+from illada.train.checkpoint import CheckpointError, Stored
 from illada.train.shards import LoadCommon
 
 
-@pytest.fixture
-def folder(tmp_path: Path) -> Path:
-    checkpoint.claim(tmp_path, 0)
-    return tmp_path / checkpoint.FOLDER
+@pytest.fixture(params=["files", "s3"])
+def work(request: pytest.FixtureRequest, tmp_path: Path) -> Folder:
+    """A claimed work folder, on files and in a bucket."""
+    work = Folder.at(request.getfixturevalue("s3_url") + "/work" if request.param == "s3" else tmp_path / "work")
+    claim(work, 0)
+    return work
 
 
-def publish(folder: Path, step: int, keep: int = 9, epoch: int = 0, **manifest: Any) -> Path:
-    draft = checkpoint.begin(folder, step)
-    (draft / "a.bin").write_bytes(b"weights %d" % step)
-    (draft / "b.json").write_text("{}")
+def begin(work: Folder, step: int) -> checkpoint.Draft:
+    return checkpoint.begin(work, step, Path(tempfile.mkdtemp()))
+
+
+def publish(work: Folder, step: int, keep: int = 9, epoch: int = 0, **manifest: Any) -> Stored:
+    draft = begin(work, step)
+    (draft.path / "a.bin").write_bytes(b"weights %d" % step)
+    (draft.path / "b.json").write_text("{}")
     return checkpoint.publish(draft, {"step": step, "epoch": epoch, **manifest}, {}, keep)
 
 
-def events(folder: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in (folder.parent / "events.jsonl").read_text().splitlines()]
+def events(work: Folder) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in work.read_lines("events.jsonl")]
 
 
-def test_newest_is_found_and_old_ones_are_removed(folder: Path) -> None:
+def test_newest_is_found_and_old_ones_are_removed(work: Folder) -> None:
     for step in (5, 10, 100):
-        publish(folder, step, keep=2)
-    assert [path.name for path in checkpoint.published(folder)] == ["step-00000010", "step-00000100"]
-    found = checkpoint.latest(folder, epoch=0)
+        publish(work, step, keep=2)
+    assert checkpoint.published(work) == ["step-00000010", "step-00000100"]
+    found = checkpoint.latest(work, epoch=0)
     assert (found.step, found.rejected) == (100, [])
-    assert set(found.manifest["files"]) == {"a.bin", "b.json"}
+    assert found.stored is not None
+    assert set(found.stored.manifest["files"]) == {"a.bin", "b.json"}
+    assert found.stored.fetch("a.bin").read_bytes() == b"weights 100"
+    assert len(work.names("checkpoints/")) == 6, "two files and the manifest of each"
 
 
-def test_nothing_there(folder: Path) -> None:
-    assert checkpoint.latest(folder, epoch=0).path is None
+def test_nothing_there(work: Folder) -> None:
+    assert checkpoint.latest(work, epoch=0).stored is None
 
 
 @pytest.mark.parametrize("damage", ["flip", "truncate", "remove", "manifest"])
-def test_damage_falls_back_and_names_the_file(folder: Path, damage: str) -> None:
-    publish(folder, 1)
-    bad = publish(folder, 2)
-    victim = bad / (checkpoint.MANIFEST if damage == "manifest" else "a.bin")
-    content = victim.read_bytes()
+def test_damage_falls_back_and_names_the_file(work: Folder, damage: str) -> None:
+    publish(work, 1)
+    bad = publish(work, 2)
+    where, name = (bad.folder, "a.bin")
+    if damage == "manifest":
+        where, name = work / checkpoint.FOLDER / "step-00000002", checkpoint.MANIFEST
+    content = where.read_bytes(name)
     if damage == "remove":
-        victim.unlink()
+        where.delete(name)
     else:
-        victim.write_bytes({"flip": b"W" + content[1:], "truncate": content[:-1], "manifest": content[:20]}[damage])
-    found = checkpoint.find(folder.parent, epoch=0)
-    assert found.step == 1
-    assert str(victim) in found.rejected[0]
-    (event,) = events(folder)
-    assert event["event"] == "fallback" and str(victim) in event["reason"]
-    publish(folder, 2)  # the place is free again
-    assert checkpoint.latest(folder, epoch=0).step == 2
+        where.write(name, {"flip": b"W" + content[1:], "truncate": content[:-1], "manifest": content[:20]}[damage])
+    if damage == "flip" and work.path is None:  # what has its size is found damaged when it is fetched
+        assert checkpoint.find(work, epoch=0).step == 2
+        with pytest.raises(ArtifactError, match=f"{where}/{name}: what was downloaded has another sha256"):
+            bad.fetch(name)
+        checkpoint.set_aside(work, bad.name)
+        assert checkpoint.find(work, epoch=0).step == 1
+    else:
+        found = checkpoint.find(work, epoch=0)
+        assert found.step == 1
+        assert f"{where}/{name}" in found.rejected[0]
+        (event,) = events(work)
+        assert event["event"] == "fallback" and f"{where}/{name}" in event["reason"]
+    publish(work, 2)  # the place is free again
+    assert checkpoint.latest(work, epoch=0).step == 2
 
 
-def test_a_half_written_one_is_ignored_and_cleaned_up(folder: Path) -> None:
-    publish(folder, 1)
-    draft = checkpoint.begin(folder, 2)
-    (draft / "a.bin").write_bytes(b"half")
-    assert checkpoint.latest(folder, epoch=0).step == 1
-    publish(folder, 2)
-    assert sorted(path.name for path in folder.iterdir()) == ["step-00000001", "step-00000002"]
+def test_a_half_written_one_is_ignored_and_cleaned_up(work: Folder) -> None:
+    publish(work, 1)
+    draft = begin(work, 2)
+    (draft.path / "a.bin").write_bytes(b"half")
+    draft.put("a.bin", "0" * 64)
+    assert len(work.names("checkpoints/")) == 4
+    assert checkpoint.latest(work, epoch=0).step == 1
+    publish(work, 2)
+    assert checkpoint.published(work) == ["step-00000001", "step-00000002"]
+    assert len(work.names("checkpoints/")) == 6
 
 
-def test_a_stale_driver_can_neither_publish_nor_go_on(folder: Path) -> None:
-    checkpoint.claim(folder.parent, 3)
+def test_a_stale_driver_can_neither_publish_nor_go_on(work: Folder) -> None:
+    claim(work, 3)
     with pytest.raises(StaleDriverError, match="epoch 3"):
-        publish(folder, 1, epoch=2)
-    publish(folder, 1, epoch=3)
+        publish(work, 1, epoch=2)
+    publish(work, 1, epoch=3)
     with pytest.raises(StaleDriverError, match="epoch 3"):
-        checkpoint.latest(folder, epoch=2)
+        checkpoint.latest(work, epoch=2)
     with pytest.raises(StaleDriverError, match="taken over"):
-        checkpoint.claim(folder.parent, 2)
+        claim(work, 2)
 
 
-def test_work_of_a_published_stage_is_fenced(folder: Path) -> None:
-    (folder.parent / "epoch.json").unlink()
+def test_work_of_a_published_stage_is_fenced(work: Folder) -> None:
+    work.delete("epoch.json")
     with pytest.raises(StaleDriverError, match="published"):
-        checkpoint.check_fence(folder.parent, 0)
+        check_fence(work, 0)
 
 
-def test_the_same_step_twice(folder: Path) -> None:
-    publish(folder, 1)
+def test_the_same_step_twice(work: Folder) -> None:
+    publish(work, 1)
     with pytest.raises(StaleDriverError, match="another driver"):
-        publish(folder, 1)
+        publish(work, 1)
+    assert checkpoint.latest(work, epoch=0).step == 1
 
 
-def test_a_newer_format_is_refused(folder: Path) -> None:
-    path = publish(folder, 1) / checkpoint.MANIFEST
-    path.write_text(json.dumps(json.loads(path.read_text()) | {"format": 99}))
+def test_a_newer_format_is_refused(work: Folder) -> None:
+    publish(work, 1)
+    folder = work / checkpoint.FOLDER / "step-00000001"
+    folder.write_json(checkpoint.MANIFEST, folder.read_json(checkpoint.MANIFEST) | {"format": 99})
     with pytest.raises(CheckpointError, match="newer illada"):
-        checkpoint.latest(folder, epoch=0)
+        checkpoint.latest(work, epoch=0)
 
 
-def test_weights_of_another_model_are_refused(folder: Path) -> None:
-    path = publish(folder, 1, model=MODEL.identity())
-    checkpoint.require_model(path, MODEL)
+def test_weights_of_another_model_are_refused(work: Folder) -> None:
+    stored = publish(work, 1, model=MODEL.identity())
+    checkpoint.require_model(stored, MODEL)
     with pytest.raises(CheckpointError, match=r"layers: 2 there, 3 here"):
-        checkpoint.require_model(path, MODEL.model_copy(update={"layers": 3}))
+        checkpoint.require_model(stored, MODEL.model_copy(update={"layers": 3}))
 
 
 def test_reading_a_checkpoint_runs_no_code(tmp_path: Path) -> None:

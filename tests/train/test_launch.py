@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from ray.exceptions import RayActorError
 
+from illada.artifacts import Folder
 from illada.train.errors import DivergedError, RankError
 from illada.train.launch import describe
 
@@ -17,13 +18,13 @@ DIED = RayActorError()
 
 def test_an_error_explains_more_than_a_lost_peer(tmp_path: Path) -> None:
     cause = DivergedError("not finite")
-    assert describe({0: LOST, 1: DIED, 2: cause, 3: LOST}, tmp_path) is cause
+    assert describe({0: LOST, 1: DIED, 2: cause, 3: LOST}, Folder.at(tmp_path)) is cause
 
 
 def test_a_death_explains_more_than_a_lost_peer(tmp_path: Path) -> None:
     (tmp_path / "logs").mkdir()
     (tmp_path / "logs" / "rank-00002.log").write_text("Fatal Python error: Segmentation fault\n")
-    error = describe({0: LOST, 2: DIED, 3: LOST}, tmp_path)
+    error = describe({0: LOST, 2: DIED, 3: LOST}, Folder.at(tmp_path))
     assert isinstance(error, RankError)
     assert "rank 2 died" in str(error) and "Segmentation fault" in str(error)
 
@@ -39,5 +40,5 @@ def test_a_death_explains_more_than_a_lost_peer(tmp_path: Path) -> None:
     ],
 )
 def test_only_what_a_restart_may_cure_is_a_rank_error(error: Exception, restart: bool, tmp_path: Path) -> None:
-    found = describe({0: error}, tmp_path)
+    found = describe({0: error}, Folder.at(tmp_path))
     assert isinstance(found, RankError) if restart else found is error

@@ -7,12 +7,12 @@ import shutil
 from pathlib import Path
 
 import pytest
-from train_helpers import MODEL, TRAINING, placement, trace, write_shards
+from train_helpers import MODEL, TRAINING, placement, published, trace, write_shards
 from train_ranks import job, on_ranks
 
 from illada.config import Schedule, Training
 from illada.model.weights import hf_tensor_names, initial_tensor
-from illada.train.checkpoint import FOLDER, published
+from illada.train.checkpoint import FOLDER
 from illada.train.export import export_weights
 
 LAYOUTS = [(2, 1, 1), (1, 2, 1), (2, 2, 1), (1, 1, 2), (1, 2, 2)]

@@ -13,11 +13,12 @@ from typing import Any
 import pytest
 import torch
 from safetensors import safe_open
-from train_helpers import TRAINING, placement, trace, write_shards
+from train_helpers import TRAINING, placement, published, trace, verify, write_shards
 from train_ranks import job, on_ranks
 
+from illada.artifacts import claim
 from illada.train import checkpoint, loop, state
-from illada.train.checkpoint import FOLDER, published
+from illada.train.checkpoint import FOLDER
 from illada.train.job import Job
 
 BFLOAT16 = TRAINING.model_copy(update={"dtype": "bfloat16"})
@@ -82,7 +83,7 @@ def overtaken(task: Job) -> None:
 
     def step_row(*arguments: Any, step: int, **figures: Any) -> dict[str, Any]:
         if step == 13:
-            checkpoint.claim(task.work, 1)
+            claim(task.work, 1)
         return sound(*arguments, step=step, **figures)
 
     loop.step_row = step_row  # type: ignore[assignment]
@@ -101,7 +102,7 @@ def killed_in(task: Job, place: str) -> None:
     module, name = {"publish": (state, "publish"), "write_json": (checkpoint, "write_json")}[place]
     sound: Callable[..., Any] = getattr(module, name)
 
-    def replaced(target: Path, *arguments: Any) -> Any:
+    def replaced(target: checkpoint.Draft | Path, *arguments: Any) -> Any:
         if "step-00000020" in str(target):
             os.kill(os.getpid(), signal.SIGKILL)
         return sound(target, *arguments)
@@ -122,7 +123,7 @@ def test_killed_during_a_checkpoint_write(place: str, reference: Path, shards: P
     assert events(tmp_path, "start")[-1]["resumed_from"] == "step-00000010"
     assert trace(tmp_path / "metrics.jsonl") == trace(reference / "metrics.jsonl")
     assert sorted(path.name for path in (tmp_path / FOLDER).iterdir()) == ["step-00000010", "step-00000020"]
-    mine, theirs = (checkpoint.verify(published(work / FOLDER)[-1])["files"] for work in (tmp_path, reference))
+    mine, theirs = (verify(published(work / FOLDER)[-1])["files"] for work in (tmp_path, reference))
     assert mine == theirs
 
 
@@ -156,8 +157,8 @@ def test_bfloat16(reference: Path, shards: Path, tmp_path: Path) -> None:
         for name in file.keys():  # noqa: SIM118  (not a mapping)
             types["moments" if name.startswith("optimizer.") else "model"].add(file.get_tensor(name).dtype)
     assert types == {"model": {torch.bfloat16}, "moments": {torch.float32}}
-    files = checkpoint.verify(last)["files"]
+    files = verify(last)["files"]
     shutil.rmtree(last)
     on_ranks(task)
     assert trace(tmp_path / "metrics.jsonl") == rows
-    assert checkpoint.verify(published(tmp_path / FOLDER)[-1])["files"] == files
+    assert verify(published(tmp_path / FOLDER)[-1])["files"] == files

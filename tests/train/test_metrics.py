@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 import torch
 
-from illada.train.metrics import SUMS, MetricsLog, add_micro_batch, last_row, read_rows, step_row
+from illada.artifacts import Folder
+from illada.train.metrics import METRICS, SUMS, MetricsLog, add_micro_batch, drop_rows, read_rows, step_row
 
 
 def row(sums: torch.Tensor) -> dict[str, object]:
@@ -47,19 +48,55 @@ def test_not_finite_is_marked_and_written_as_null() -> None:
     assert result["loss"] is None and result["by_noise"][9] is None  # type: ignore[index]
 
 
-def test_log_drops_what_was_undone(tmp_path: Path) -> None:
-    path = tmp_path / "metrics.jsonl"
-    log = MetricsLog(path, 0)
+@pytest.fixture(params=["files", "s3"])
+def work(request: pytest.FixtureRequest, tmp_path: Path) -> Folder:
+    """An empty work folder."""
+    return Folder.at(request.getfixturevalue("s3_url") + "/work" if request.param == "s3" else tmp_path)
+
+
+def test_log_drops_what_was_undone(work: Folder) -> None:
+    log = MetricsLog(work, 0)
     for step in range(1, 6):
         log.append({"step": step})
-        assert last_row(path) == {"step": step}
-    with path.open("a") as file:
-        file.write('{"step": 6, "lo')  # killed in the middle of a line
-    assert last_row(path) == {"step": 5}
-    MetricsLog(path, 3).append({"step": 4, "again": True})
-    assert read_rows(path) == [{"step": 1}, {"step": 2}, {"step": 3}, {"step": 4, "again": True}]
+        if work.path is not None:
+            assert read_rows(work, METRICS)[-1] == {"step": step}, "at once"
+    log.sync()
+    if work.path is not None:
+        with (work.path / METRICS).open("a") as file:
+            file.write('{"step": 6, "lo')  # killed in the middle of a line
+    assert read_rows(work, METRICS) == [{"step": step} for step in range(1, 6)]
+    again = MetricsLog(work, 3)
+    again.append({"step": 4, "again": True})
+    again.sync()
+    assert read_rows(work, METRICS) == [{"step": 1}, {"step": 2}, {"step": 3}, {"step": 4, "again": True}]
 
 
-def test_no_file_yet(tmp_path: Path) -> None:
-    assert last_row(tmp_path / "none") is None
-    assert read_rows(tmp_path / "none") == []
+def test_rows_in_an_object_store_come_in_parts(s3_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    work = Folder.at(s3_url)
+    monkeypatch.setattr("illada.train.metrics._PART_SECONDS", 0.0)
+    log = MetricsLog(work, 0)
+    for step in range(1, 4):
+        log.append({"step": step})
+        assert read_rows(work, METRICS)[-1] == {"step": step}
+    assert len(work.names()) == 1, "written again and again"
+    log.sync()
+    monkeypatch.setattr("illada.train.metrics._PART_BYTES", 20)
+    for step in range(4, 8):
+        log.append({"step": step})
+    assert [row["step"] for row in read_rows(work, METRICS)] == list(range(1, 8))
+    assert len(work.names()) == 3, "one for the checkpoint, one for each so many bytes"
+
+
+def test_a_rewritten_log_that_was_not_cleaned_up_counts_once(s3_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    work = Folder.at(s3_url)
+    log = MetricsLog(work, 0)
+    for step in range(1, 6):
+        log.append({"step": step})
+    log.sync()
+    monkeypatch.setattr(type(work), "delete", lambda self, name: None)  # killed before that
+    drop_rows(work, 3)
+    assert [row["step"] for row in read_rows(work, METRICS)] == [1, 2, 3]
+
+
+def test_no_file_yet(work: Folder) -> None:
+    assert read_rows(work, METRICS) == []

@@ -9,12 +9,13 @@ import torch
 from train_helpers import MODEL, WINDOW, placement, write_shards
 from train_ranks import job, on_ranks
 
+from illada.artifacts import Folder
 from illada.data.tokenizer import save_tokenizer, train_tokenizer
 from illada.model.megatron import build_module
 from illada.release.export import export_model
 from illada.sample.model import load
 from illada.train import state
-from illada.train.checkpoint import FOLDER
+from illada.train.checkpoint import FOLDER, Stored
 from illada.train.export import export_weights
 from illada.train.job import Job
 from illada.train.parallel import initialise_groups
@@ -29,7 +30,7 @@ def megatron_logits(task: Job, checkpoint: str, to: str) -> None:
     """On every rank of a layout: load the checkpoint, keep the logits of whole, unsplit windows."""
     initialise_groups(task.placement)
     module = build_module(task.model, dtype=torch.float32)
-    state.load_weights(Path(checkpoint), module)
+    state.load_weights(Stored.at(Folder.at(checkpoint)), module)
     module.eval()
     boundaries = torch.tensor([[0, WINDOW, WINDOW]] * 4, dtype=torch.int32)
     with torch.no_grad():

@@ -15,12 +15,12 @@ from typing import Any
 import psutil
 import pytest
 import ray
-from train_helpers import MODEL, TRAINING, new_attempt, placement, run_stage, trace, write_shards
+from train_helpers import MODEL, TRAINING, new_attempt, placement, published, run_stage, trace, verify, write_shards
 from train_ranks import job, on_ranks
 
 from illada.artifacts import NoProgress, StageInterrupted
 from illada.config import ConfigError, Schedule
-from illada.train.checkpoint import FOLDER, published, verify
+from illada.train.checkpoint import FOLDER
 from illada.train.errors import DivergedError
 from illada.train.export import export_weights
 from illada.train.stage import train

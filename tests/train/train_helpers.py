@@ -11,6 +11,7 @@ import numpy as np
 from illada.artifacts import Attempt, Folder, NoProgress, Progress, StageIdentity
 from illada.config import ModelConfig, Schedule, Training, TrainPlacement
 from illada.data.shards import ShardWriter, document_batch
+from illada.train import checkpoint
 from illada.train.stage import train
 
 WINDOW = 32
@@ -85,7 +86,15 @@ def run_stage(
 ) -> tuple[Path, dict[str, Any]]:
     """Run a whole training stage; returns its output folder and statistics."""
     attempt = new_attempt(root, name, epoch, stage)
-    statistics = train(training, MODEL, shards, initial, attempt, layout, progress or NoProgress())
+    statistics = train(
+        training,
+        MODEL,
+        Folder.at(shards),
+        Folder.at(initial) if initial else None,
+        attempt,
+        layout,
+        progress or NoProgress(),
+    )
     return attempt.output, statistics
 
 
@@ -93,3 +102,13 @@ def trace(path: Path) -> list[dict[str, Any]]:
     """Rows of a metrics file without their timings."""
     rows = [json.loads(line) for line in path.read_text().splitlines()]
     return [{key: row[key] for key in row if key not in ("seconds", "tokens_per_second")} for row in rows]
+
+
+def published(folder: Path) -> list[Path]:
+    """Published checkpoints in a folder of checkpoints on files, oldest first."""
+    return [folder / name for name in checkpoint.published(Folder.at(folder.parent))]
+
+
+def verify(path: Path) -> dict[str, Any]:
+    """The manifest of a checkpoint on files, after checking everything in it."""
+    return dict(checkpoint.verify(Folder.at(path.parent), path.name).manifest)

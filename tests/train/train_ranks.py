@@ -13,8 +13,8 @@ import torch.distributed as dist
 import torch.multiprocessing as torch_multiprocessing
 from train_helpers import MODEL, TRAINING
 
+from illada.artifacts import Folder, claim
 from illada.config import ModelConfig, Training, TrainPlacement
-from illada.train import checkpoint
 from illada.train.job import Job
 from illada.train.process import import_megatron, prepare
 
@@ -35,14 +35,14 @@ def job(
 ) -> Job:
     """A job on `work`, claimed as the driver would."""
     work.mkdir(parents=True, exist_ok=True)
-    checkpoint.claim(work, epoch)
+    claim(Folder.at(work), epoch)
     return Job(
         training=training,
         model=model,
         placement=layout,
-        shards=shards,
-        initial=initial,
-        work=work,
+        shards=Folder.at(shards),
+        initial=Folder.at(initial) if initial else None,
+        work=Folder.at(work),
         domain="pretrain",
         epoch=epoch,
     )
