@@ -8,7 +8,7 @@ import sys
 import typer
 from rich.console import Console
 
-from illada.cli import cancel, data, generate, logs, plan, report, run, status, verify
+from illada.cli import cancel, data, drive, generate, logs, plan, report, run, status, submit, verify
 
 app = typer.Typer(
     help="From raw web crawls to a released diffusion language model, as durable workflows on Ray.",
@@ -18,6 +18,8 @@ app = typer.Typer(
     rich_markup_mode="markdown",
 )
 run.register(app)
+submit.register(app)
+drive.register(app)
 status.register(app)
 logs.register(app)
 cancel.register(app)

@@ -6,6 +6,7 @@ import json
 import shutil
 import sys
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -14,6 +15,7 @@ from rich.console import Console
 
 from illada.cli.live import LiveStages, duration
 from illada.cli.options import Database, Json, database_url, output_folder, run_config
+from illada.cli.submit import Wait, hand_over
 from illada.config import RunConfig, dump_config
 
 if TYPE_CHECKING:
@@ -60,20 +62,47 @@ def register(app: typer.Typer) -> None:
     @app.command(epilog="Example: illada resume demo")
     def resume(
         run_id: Annotated[str, typer.Argument(help="The run to go on with.", metavar="RUN")],
+        here: Annotated[
+            bool, typer.Option("--here", help="Drive a submitted run in this process, not in a job on its cluster.")
+        ] = False,
+        wait: Wait = False,
         database: Database = None,
         as_json: Json = False,
     ) -> None:
-        """Go on with RUN after a crash, a cancel or a failure; finished stages and units are not done again."""
+        """Go on with RUN after a crash, a cancel or a failure; finished stages and units are not done again.
+
+        A submitted run goes on in a job on its cluster, with the code it was submitted with.
+        """
         from illada.durable.database import open_database
         from illada.durable.runs import RunRegistry
 
         engine = open_database(database_url(database))
         known = RunRegistry(engine).get(run_id)
+        if known.package is not None and not here:
+            from illada.durable.tend import want
+
+            want(engine, run_id)
+            hand_over(engine, run_id, Console(stderr=True, highlight=False), wait=wait, as_json=as_json)
+            return
         drive(engine, known, run_config(known), as_json=as_json)
 
 
 def drive(engine: sa.Engine, run: Run, config: RunConfig, *, as_json: bool) -> None:
-    """Check the configuration, execute the graph (on Ray, once there is work), write summary and report, and say where.
+    """Take the run to its end here, write summary and report, and say where they are. Raises as `perform`."""
+    console = Console(stderr=as_json, highlight=False)
+    started = time.monotonic()
+    try:
+        perform(engine, run, config, console)
+    finally:
+        summary = conclude(engine, run.run_id, config)
+    if as_json:
+        print(json.dumps(summary, indent=1, ensure_ascii=False))
+    else:
+        print_summary(console, summary, time.monotonic() - started)
+
+
+def perform(engine: sa.Engine, run: Run, config: RunConfig, console: Console, **options: Any) -> None:
+    """Check the configuration and execute its graph, on Ray once there is work; `options` go to `execute`.
 
     Raises:
         ConfigError, ArtifactError: a source is missing, or the store cannot be used (before any work starts).
@@ -81,32 +110,25 @@ def drive(engine: sa.Engine, run: Run, config: RunConfig, *, as_json: bool) -> N
     """
     from illada.artifacts import Store
     from illada.durable.cluster import Cluster
-    from illada.durable.engine import execute
+    from illada.durable.engine import StageRunner, execute
     from illada.durable.progress import tell_all
+    from illada.durable.runs import RunRegistry
     from illada.durable.telemetry import StageMetrics
     from workflows.registry import workflow_of
 
-    console = Console(stderr=as_json, highlight=False)
-    started = time.monotonic()
     workflow = workflow_of(config)
-    workflow.check(config)
-    Store(run.store).check()
-    try:
-        with LiveStages(console) as live, Cluster(config.placement) as cluster:
-            execute(
-                run,
-                engine,
-                lambda runner: workflow.graph(runner, config),
-                prepare=cluster.start,
-                listener=tell_all(live, StageMetrics()),
-                notice=console.print,
-            )
-    finally:
-        summary = conclude(engine, run.run_id, config)
-    if as_json:
-        print(json.dumps(summary, indent=1, ensure_ascii=False))
-    else:
-        print_summary(console, summary, time.monotonic() - started)
+
+    def graph(runner: StageRunner) -> Mapping[str, Any]:
+        workflow.check(config)  # within the run, so that it shows why it failed
+        Store(run.store).check()
+        return workflow.graph(runner, config)
+
+    def count(nodes: int) -> None:
+        RunRegistry(engine).update(run.run_id, nodes=nodes)
+
+    with LiveStages(console) as live, Cluster(config.placement, on_nodes=count) as cluster:
+        listener = tell_all(live, StageMetrics())
+        execute(run, engine, graph, prepare=cluster.start, listener=listener, notice=console.print, **options)
 
 
 def conclude(engine: sa.Engine, run_id: str, config: RunConfig) -> dict[str, Any]:

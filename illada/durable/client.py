@@ -23,10 +23,11 @@ from illada.durable.runs import Run, RunRegistry
 class RunStatus:
     """A run as seen from outside.
 
-    `state`: created, running (its driver is alive), stopping, stopped (its driver died; resume it), finished, failed,
-    interrupted or cancelled. `resume` is the command that continues it, None where there is nothing to continue.
-    `driver` (host and process id) and `nodes` of its Ray cluster are those of a live one; `address` and `job` are of a
-    run that was submitted, `parent` and `fork_stage` of a forked one.
+    `state`: created, running (its driver is alive), stopping, waiting (submitted: its next job or driver is being
+    started), stopped (its driver died; resume it), finished, failed, interrupted or cancelled. `resume` is the command
+    that continues it, None where there is nothing to continue. `driver` (host and process id) and `nodes` of its Ray
+    cluster are those of a live one; `address` and `job` are of a run that was submitted, `parent` and `fork_stage` of a
+    forked one.
     """
 
     run_id: str
@@ -92,6 +93,7 @@ def cancel(engine: sa.Engine, run_id: str, wait: float = 30.0) -> RunStatus:
     """
     registry = RunRegistry(engine)
     run = registry.get(run_id)
+    registry.update(run_id, wanted=False)  # before its driver is asked: one that starts now hears no request
     record_event(engine, run_id, "asked to stop", f"by process {os.getpid()} on {socket.gethostname()}")
     deadline = time.monotonic() + wait
     while request_stop(engine, run_id):
@@ -128,6 +130,8 @@ def _status(run: Run, stages: list[StageStatus], holder: str, epoch: int, stop: 
     state = run.status
     if live:
         state = "stopping" if stop else "running"
+    elif run.wanted:
+        state = "waiting"
     elif state == "running":
         state = "stopped"
     return RunStatus(
@@ -149,5 +153,5 @@ def _status(run: Run, stages: list[StageStatus], holder: str, epoch: int, stop: 
         failed_stage=run.failed_stage,
         error=run.error,
         result=None if run.result is None else dict(run.result),
-        resume=None if live or state == "finished" else f"illada resume {run.run_id}",
+        resume=None if live or state in ("waiting", "finished") else f"illada resume {run.run_id}",
     )

@@ -35,8 +35,10 @@ class Cluster:
     Going through a finished run needs no cluster, and starting one takes seconds.
     """
 
-    def __init__(self, placement: Placement) -> None:
+    def __init__(self, placement: Placement, on_nodes: Callable[[int], None] | None = None) -> None:
+        """`on_nodes` hears how many nodes the cluster has, at first and whenever that changes."""
         self.placement = placement
+        self.on_nodes = on_nodes
         self._lock = threading.Lock()
         self._open = contextlib.ExitStack()
         self._started = False
@@ -64,7 +66,7 @@ class Cluster:
             with contextlib.ExitStack() as opened:
                 opened.callback(ray.shutdown)
                 _initialise(self.placement)
-                opened.enter_context(Watchdog())
+                opened.enter_context(Watchdog(on_nodes=self.on_nodes))
                 self._open = opened.pop_all()
             self._started = True
 

@@ -3,20 +3,16 @@
 from __future__ import annotations
 
 import os
-import pwd
-import shutil
 import signal
-import socket
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 import sqlalchemy as sa
+from postgres_server import Server, private_server
 
 from illada.artifacts import Progress
 from illada.durable.client import cancel, status
@@ -30,73 +26,11 @@ pytestmark = pytest.mark.slow
 DRIVER = Path(__file__).parent / "fault_driver.py"
 
 
-def find_programs() -> Path | None:
-    """The folder of PostgreSQL's server programs, which distributions keep off the PATH."""
-    on_path = shutil.which("initdb")
-    if on_path:
-        return Path(on_path).resolve().parent
-    folders = sorted(Path("/usr/lib/postgresql").glob("*/bin/initdb"))
-    return folders[-1].parent if folders else None
-
-
-@dataclass
-class Server:
-    """A running server and its data folder."""
-
-    programs: Path
-    data: Path
-    port: int
-
-    @property
-    def url(self) -> str:
-        """The test database."""
-        return f"postgresql://postgres@127.0.0.1:{self.port}/postgres"
-
-    def command(self, program: str, *arguments: str) -> None:
-        """Run a server program, as the user `postgres` when the tests run as root (it refuses root)."""
-        user = "postgres" if os.getuid() == 0 else None
-        done = subprocess.run(
-            [self.programs / program, *arguments],
-            user=user,
-            group=user,
-            cwd=self.data.parent,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        assert done.returncode == 0, done.stderr
-
-    def start(self) -> None:
-        """Start, or start again."""
-        log = str(self.data.parent / "log")
-        options = f"-p {self.port} -k {self.data.parent} -c listen_addresses=127.0.0.1 -c fsync=off"
-        self.command("pg_ctl", "-D", str(self.data), "-l", log, "-o", options, "-w", "start")
-
-    def stop(self) -> None:
-        """Stop at once, dropping every connection."""
-        self.command("pg_ctl", "-D", str(self.data), "-m", "immediate", "-w", "stop")
-
-
 @pytest.fixture(scope="module")
 def server() -> Iterator[Server]:
     """One server for all tests of this file."""
-    programs = find_programs()
-    if programs is None or (os.getuid() == 0 and "postgres" not in {user.pw_name for user in pwd.getpwall()}):
-        pytest.skip("PostgreSQL's server is not installed")
-    folder = Path(tempfile.mkdtemp(prefix="illada-pg-"))
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    made = Server(programs, folder / "data", port)
-    try:
-        if os.getuid() == 0:
-            shutil.chown(folder, "postgres", "postgres")
-        made.command("initdb", "-D", str(made.data), "-U", "postgres", "-A", "trust", "--no-sync")
-        made.start()
+    with private_server() as made:
         yield made
-        made.stop()
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
 
 
 @pytest.fixture
