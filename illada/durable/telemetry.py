@@ -51,6 +51,7 @@ _FIGURES = (
         description="Seconds of steps that count over wall seconds, since this driver began to train",
         figure="goodput",
     ),
+    Metric(name="illada_training_restarts", description="Times the ranks were started again", figure="restarts"),
 )
 
 METRICS = (_STATE, _PROGRESS, _DONE, _RATE, _LEFT, _SECONDS, _ATTEMPTS, _UPDATED, *_FIGURES)

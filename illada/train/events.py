@@ -22,3 +22,21 @@ def append_event(work: Folder, event: str, **fields: Any) -> None:
         name: value[:_MOST_CHARACTERS] if isinstance(value, str) else value for name, value in fields.items()
     }
     work.append_line(EVENTS, json.dumps(row))
+
+
+class EventCount:
+    """How many events of one kind there are, looked up now and then: in an object store every event is an object."""
+
+    def __init__(self, work: Folder, event: str, every: float = 60.0) -> None:
+        self._work = work
+        self._event = event
+        self._every = every
+        self._next = 0.0
+        self._count = 0
+
+    def __call__(self) -> int:
+        """The count, `every` seconds old at most."""
+        if time.monotonic() >= self._next:
+            self._count = sum(json.loads(line)["event"] == self._event for line in self._work.read_lines(EVENTS))
+            self._next = time.monotonic() + self._every
+        return self._count

@@ -16,7 +16,7 @@ from illada.artifacts import Attempt, Folder, Progress, claim, write_json, write
 from illada.config import ConfigError, ModelConfig, Training, TrainPlacement
 from illada.model.arithmetic import parameters
 from illada.train import checkpoint
-from illada.train.events import EVENTS
+from illada.train.events import EVENTS, EventCount
 from illada.train.goodput import Goodput
 from illada.train.job import Job
 from illada.train.metrics import METRICS, drop_rows, read_rows
@@ -45,7 +45,8 @@ def train(
         initial: a `checkpoint` folder to take weights from; None starts from initial ones.
         attempt: its output receives `checkpoint/`, `metrics.jsonl` and `events.jsonl`.
         placement: layout and resources; a change of it between attempts is fine.
-        progress: receives steps, loss, lr, grad_norm, tokens, tokens_per_second and goodput about twice a second.
+        progress: receives steps, loss, lr, grad_norm, tokens, tokens_per_second, goodput and restarts about twice
+            a second.
 
     Returns:
         steps, tokens, epochs, final_loss (mean of the last ten steps), parameters, seconds_training (of steps alone),
@@ -109,19 +110,19 @@ def _run_ranks(job: Job, scratch: Path, done: int, progress: Progress) -> None:
 
     ranks = Ranks(job, scratch)
     state = _starting(job)
-    goodput = Goodput(done)
+    goodput, restarts = Goodput(done), EventCount(job.work, "restart")
     try:
         ended = False
         while not ended:
             ended = ranks.wait(_POLL_SECONDS)
             row = ranks.last_row()
             if row is None or row["step"] == done:
-                progress.update(done, state=state)
-            elif row.get("skipped"):
-                progress.update(row["step"], lr=row["lr"], goodput=goodput.observe(row["step"], 0.0))
-            else:
-                figures = {name: row[name] for name in _FIGURES}
-                progress.update(row["step"], **figures, goodput=goodput.observe(row["step"], row["seconds"]))
+                progress.update(done, state=state, restarts=restarts())
+                continue
+            skipped = row.get("skipped", False)
+            figures = {"lr": row["lr"]} if skipped else {name: row[name] for name in _FIGURES}
+            useful = goodput.observe(row["step"], 0.0 if skipped else row["seconds"])
+            progress.update(row["step"], **figures, goodput=useful, restarts=restarts())
     finally:
         ranks.stop()
 

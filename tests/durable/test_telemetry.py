@@ -121,7 +121,7 @@ def test_scraped_from_a_real_ray(
 
     def train(progress: Progress) -> None:
         progress.start(200, "steps")
-        figures = {"loss": 2.5, "lr": 1e-4, "grad_norm": 0.75, "tokens": 4096.0, "goodput": 0.9}
+        figures = {"loss": 2.5, "lr": 1e-4, "grad_norm": 0.75, "tokens": 4096.0, "goodput": 0.9, "restarts": 2.0}
         for step in (10, 30, 50):
             progress.update(step, tokens_per_second=1234.0, **figures)
             time.sleep(0.6)
@@ -154,6 +154,7 @@ def test_scraped_from_a_real_ray(
         "learning_rate": 1e-4,
         "gradient_norm": 0.75,
         "goodput_ratio": 0.9,
+        "restarts": 2.0,
     }
 
     wait_for(scrape, lambda series: state_of(series, "c") == ["failed"])

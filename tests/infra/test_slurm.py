@@ -1,44 +1,44 @@
-"""The Slurm script, executed: two real Ray nodes and a real PostgreSQL on loopback; only Slurm's commands are replaced.
+"""The Slurm script under a real Slurm: controller and two nodes on loopback, real Ray on both, a real PostgreSQL.
 
-`srun` starts its command here instead of on another node, `scontrol` notes what it was asked. The rest is the script's:
-head and workers, database, the run, the end of a time slice, the next slice, and that nothing is left behind.
+The nodes are one machine, so `ray` is wrapped to give the second one ports of its own, and PostgreSQL's programs are
+where tests run as root, which it refuses. All else is the script's: head and workers, database, the run, the end of a
+time slice, the next slice, cancellation, and that nothing is left behind. That test needs Debian's slurmctld, slurmd,
+slurm-client and munge, and root, which slurmd wants.
 """
 
 from __future__ import annotations
 
 import os
 import shutil
-import signal
 import socket
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import psutil
 import pytest
 from infra_manifests import BIN, INFRA, ROOT
+from infra_slurm import Slurm, missing, slurm
 
 sys.path.insert(0, str(ROOT / "tests" / "workflows"))
 from chain import write_config
 
 SCRIPT = INFRA / "slurm" / "illada.sbatch"
 
-# The second node is this machine too, so what one node has once must differ: ports, and where PostgreSQL refuses root.
 STUBS = {
-    "srun": """#!/usr/bin/env bash
-echo "srun $*" >>"$STUB_LOG"
-while [ "${1#--}" != "$1" ]; do shift; done
-arguments=()
-for argument in "$@"; do [[ $argument == --metrics-export-port=* ]] || arguments+=("$argument"); done
-exec "${arguments[@]}" --num-cpus=2 --object-store-memory=100000000
-""",
-    "scontrol": '#!/usr/bin/env bash\necho "scontrol $*" >>"$STUB_LOG"\n',
     "ray": """#!/usr/bin/env bash
-[[ " $* " != *" --head "* ]] || set -- "$@" --num-cpus=2 --object-store-memory=100000000 --temp-dir="$STUB_TEMP"
-exec "$STUB_PYTHON" -m ray.scripts.scripts "$@"
+arguments=()
+for argument in "$@"; do
+    [[ " $* " == *" --address"* && $argument == --metrics-export-port=* ]] || arguments+=("$argument")
+done
+if [ "$1" = start ]; then
+    arguments+=(--num-cpus=2 --object-store-memory=100000000)
+    [[ " $* " != *" --head "* ]] || arguments+=(--temp-dir="$STUB_TEMP")
+fi
+exec "$STUB_PYTHON" -m ray.scripts.scripts "${arguments[@]}"
 """,
     "illada": '#!/usr/bin/env bash\nexec "$STUB_PYTHON" -m illada.cli.main "$@"\n',
     "pg_config": '#!/usr/bin/env bash\necho "$STUB_POSTGRESQL"\n',
@@ -101,9 +101,6 @@ def job(tmp_path: Path) -> Iterator[dict[str, str]]:
         "ILLADA_ADDRESS": "127.0.0.1",
         "ILLADA_PORT": str(free_ports()),
         "ILLADA_METRICS_PORT": str(free_ports()),
-        "SLURM_JOB_ID": "4242",
-        "SLURM_JOB_NUM_NODES": "2",
-        "SLURMD_NODENAME": "node01",
         "STUB_LOG": str(folder / "asked"),
         "STUB_TEMP": str(folder / "ray"),
         "STUB_PYTHON": sys.executable,
@@ -171,6 +168,7 @@ def test_the_runs_exit_code_is_the_jobs(job: dict[str, str], code: int) -> None:
     executable(programs / "srun", "#!/bin/sh\nexec sleep 600\n")
     executable(programs / "illada", f'#!/bin/sh\necho "$@" >"$STUB_LOG"\nexit {code}\n')
     job["ILLADA_DATABASE"] = "postgresql://somewhere/else"
+    job |= {"SLURM_JOB_NUM_NODES": "2", "SLURMD_NODENAME": "n1"}
     result = run_script(job, "my.yaml", "--set", "name=a b")
     assert result.returncode == code
     assert Path(job["STUB_LOG"]).read_text() == f"run my.yaml --set name=a b --ray 127.0.0.1:{job['ILLADA_PORT']}\n"
@@ -179,40 +177,40 @@ def test_the_runs_exit_code_is_the_jobs(job: dict[str, str], code: int) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(postgresql() is None, reason="needs PostgreSQL's server programs")
-def test_two_slices_of_one_run(job: dict[str, str], tmp_path: Path) -> None:
-    folder = Path(job["STUB_TEMP"]).parent
+@pytest.mark.skipif(bool(missing()), reason=missing())
+@pytest.mark.skipif(postgresql() is None, reason="needs PostgreSQL's server programs (Debian: postgresql)")
+def test_slices_of_one_run(job: dict[str, str], tmp_path: Path) -> None:
+    folder, output = Path(job["STUB_TEMP"]).parent, tmp_path / "output"
     config = write_config(tmp_path)
-    output = (tmp_path / "first").open("w")
-    arguments = ["bash", str(SCRIPT), str(config), "--json"]
-    first = subprocess.Popen(arguments, env=job, stdout=subprocess.DEVNULL, stderr=output)
-    told = wait_for(lambda: (tmp_path / "first").read_text(), "deduplicate ...", first)
-    assert "driving the run on 2 nodes" in told
-    first.send_signal(signal.SIGUSR1)
-    assert first.wait(timeout=60) == 0
-    asked = (folder / "asked").read_text().splitlines()
-    port = int(job["ILLADA_PORT"])
-    assert asked[0].startswith("srun --nodes=1 --ntasks=1 --ntasks-per-node=1 --exclude=node01 ray start --block ")
-    assert f"--address=127.0.0.1:{port}" in asked[0] and asked[1:] == ["scontrol requeue 4242"]
-    assert gone(folder), "the slice has left processes behind"
-    assert "Ray runtime started" in (folder / "home" / "logs" / "workers.log").read_text()
-    for secret in ("ray-token", "postgresql-password"):
-        assert (folder / "home" / secret).stat().st_mode & 0o777 == 0o600
-
-    output = (tmp_path / "second").open("w")
-    second = subprocess.Popen(arguments, env=job, stdout=subprocess.DEVNULL, stderr=output)
-    again = wait_for(lambda: (tmp_path / "second").read_text(), "tokenizer ...", second)
-    second.send_signal(signal.SIGTERM)  # scancel
-    assert second.wait(timeout=60) == 143
-    assert gone(folder)
-    assert (folder / "asked").read_text().count("requeue") == 1, "what is cancelled does not come back"
+    controller = folder / "slurm"
+    controller.mkdir()
+    with slurm(controller) as cluster:
+        submitted = ["sbatch", "--parsable", "--nodes=2", "--time=60", f"--output={output}", str(SCRIPT), str(config)]
+        number = cluster.ask(*submitted, environment=job).strip()
+        told = wait_for(output, "deduplicate ...", cluster, number)
+        assert "driving the run on 2 nodes" in told
+        # what Slurm sends five minutes before the end of the allocation
+        cluster.ask("scancel", "--signal=USR1", "--batch", number)
+        again = wait_for(output, "tokenizer ...", cluster, number).removeprefix(told)
+        assert "out of time: stopping, and back into the queue" in again
+        _, requeued, second = again.partition("driving the run on 2 nodes")
+        assert requeued, "the second slice has not begun"
+        workers = (folder / "home" / "logs" / "workers.log").read_text()
+        assert workers.count("Local node IP") == 2  # one on the other node in each slice
+        cluster.ask("scancel", number)
+        deadline = time.monotonic() + 60
+        while cluster.state(number) not in ("CANCELLED", ""):
+            assert time.monotonic() < deadline, cluster.state(number)
+            time.sleep(0.3)
+        assert gone(folder), "the job has left processes behind"
     # what the first slice finished was not done again: its history was in the database, which was stopped and started
     built = [line.partition(":")[0] for line in told.splitlines() if ": done in" in line]
     assert len(built) >= 3
     for stage in built:
-        assert f"{stage} ..." not in again
+        assert f"{stage} ..." not in second
     for secret in ("ray-token", "postgresql-password"):
-        assert (folder / "home" / secret).read_text() not in told + again
+        path = folder / "home" / secret
+        assert path.stat().st_mode & 0o777 == 0o600 and path.read_text() not in output.read_text()
 
 
 def gone(folder: Path) -> bool:
@@ -225,10 +223,12 @@ def gone(folder: Path) -> bool:
     return True
 
 
-def wait_for(read: Callable[[], str], text: str, process: subprocess.Popen[bytes]) -> str:
+def wait_for(output: Path, text: str, cluster: Slurm, number: str) -> str:
+    """The job's output once it has `text`."""
     deadline = time.monotonic() + 240
-    while text not in read():
-        assert process.poll() is None, read()
-        assert time.monotonic() < deadline, read()
+    while text not in (told := output.read_text() if output.exists() else ""):
+        state = cluster.state(number)
+        assert state in ("PENDING", "CONFIGURING", "RUNNING", "COMPLETING", "REQUEUED"), f"{state}: {told}"
+        assert time.monotonic() < deadline, f"{state}: {told}"
         time.sleep(0.3)
-    return read()
+    return told
