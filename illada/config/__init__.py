@@ -3,6 +3,7 @@
 from illada.config.base import Config, ConfigError
 from illada.config.data import (
     Benchmark,
+    CorpusSnapshot,
     Curate,
     DataConfig,
     Decontaminate,
@@ -29,6 +30,7 @@ __all__ = [
     "Benchmark",
     "Config",
     "ConfigError",
+    "CorpusSnapshot",
     "Curate",
     "DataConfig",
     "DataPlacement",

@@ -8,12 +8,13 @@ had finished training but not published, no rank is started.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from illada.artifacts import Attempt, Folder, Progress, claim, write_json, write_text
 from illada.config import ConfigError, ModelConfig, Training, TrainPlacement
+from illada.data.snapshots import ShardSource, SnapshotSplit
 from illada.model.arithmetic import parameters
 from illada.train import checkpoint
 from illada.train.events import EVENTS, EventCount
@@ -30,18 +31,19 @@ _FIGURES = ("loss", "lr", "grad_norm", "tokens", "tokens_per_second")
 def train(
     config: Training,
     model: ModelConfig,
-    shards: Folder,
+    shards: ShardSource,
     initial: Folder | None,
     attempt: Attempt,
     placement: TrainPlacement,
     progress: Progress,
+    moves: Sequence[tuple[int, SnapshotSplit]] = (),
 ) -> dict[str, Any]:
     """Train `model` on the token shards in `shards`; Ray is initialised.
 
     Args:
         config: objective, optimizer, schedule and duration.
         model: the architecture.
-        shards: a folder of token shards, where every node sees it.
+        shards: a folder of token shards where every node sees it, or a split of a snapshot.
         initial: a `checkpoint` folder to take weights from; None starts from initial ones.
         attempt: its output receives `checkpoint/`, `metrics.jsonl` and `events.jsonl`.
         placement: layout and resources; a change of it between attempts is fine.
@@ -50,7 +52,8 @@ def train(
 
     Returns:
         steps, tokens, epochs, final_loss (mean of the last ten steps), parameters, seconds_training (of steps alone),
-        tokens_per_second, restarts, skipped, and checkpoints (the steps at which one was published).
+        tokens_per_second, restarts, skipped, checkpoints (the steps at which one was published), and on snapshots of a
+        corpus `snapshots`: each with the step from which on it was used.
 
     Raises:
         ConfigError: data, model and layout do not fit together.
@@ -63,6 +66,7 @@ def train(
         model=model,
         placement=placement,
         shards=shards,
+        moves=tuple(moves),
         initial=initial,
         work=attempt.work,
         domain=attempt.identity.stage,
@@ -94,7 +98,7 @@ def train(
     return {
         "steps": total_steps,
         "tokens": tokens,
-        "epochs": total_steps * config.global_batch / len(loader.windows),
+        "epochs": loader.epochs(total_steps),
         "final_loss": sum(last) / len(last) if last else None,
         "parameters": parameters(model).total,
         "seconds_training": seconds,
@@ -102,7 +106,18 @@ def train(
         "restarts": sum(event["event"] == "restart" for event in events),
         "skipped": len(rows) - len(made),
         "checkpoints": sorted({event["step"] for event in events if event["event"] == "checkpoint"}),
+        **_snapshots(job),
     }
+
+
+def _snapshots(job: Job) -> dict[str, Any]:
+    used = [(0, job.shards), *job.moves]
+    rows = [
+        {"step": step, "snapshot": source.label, "fingerprint": source.fingerprint}
+        for step, source in used
+        if isinstance(source, SnapshotSplit)
+    ]
+    return {"snapshots": rows} if rows else {}
 
 
 def _run_ranks(job: Job, scratch: Path, done: int, progress: Progress) -> None:
