@@ -12,10 +12,10 @@ them depends on the digest of their content, not on how they were asked for.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-from illada.artifacts import Artifact
+from illada.artifacts import Artifact, Folder, StageIdentity
 from illada.config import Training, TrainPlacement, WorkflowConfig
 from illada.data.snapshots import Snapshot, shards_of
 from illada.durable.engine import StageRunner
@@ -129,7 +129,7 @@ def _train(
     moves: Sequence[tuple[int, Snapshot]] = (),
 ) -> Artifact:
     inputs = {"tokens": tokens.fingerprint}
-    inputs |= {f"tokens-from-step-{step}": snapshot.fingerprint for step, snapshot in moves}
+    inputs |= {_input_from(step): snapshot.fingerprint for step, snapshot in moves}
     if initial is not None:
         inputs["initial"] = initial.fingerprint
     return run.stage(
@@ -146,9 +146,33 @@ def _train(
             placement,
             progress,
             [(step, snapshot.part("train")) for step, snapshot in moves],
+            _earlier(run, config, inputs) if moves else (),
         ),
         placement.identity(),
     )
+
+
+def _earlier(run: StageRunner, config: WorkflowConfig, inputs: Mapping[str, str]) -> list[Folder]:
+    """Work folders of `pretrain` without its last move, without its last two, ...: see `illada.train.inherit`."""
+    corpus, folders = config.data.corpus, []
+    moves = corpus.moves if corpus else ()
+    for count in range(len(moves)):
+        assert corpus is not None
+        shorter = corpus.model_copy(update={"moves": moves[:count]})
+        later = {_input_from(move.step) for move in moves[count:]}
+        identity = StageIdentity(
+            stage="pretrain",
+            version=TRAIN_VERSION,
+            config={**stage_configs(config)["pretrain"], "corpus": shorter.identity()},
+            inputs={name: digest for name, digest in inputs.items() if name not in later},
+        )
+        folders.append(run.store.folder(identity.stage, identity.fingerprint) / "work")
+    return folders
+
+
+def _input_from(step: int) -> str:
+    """Name of the input that `pretrain` uses from a step on."""
+    return f"tokens-from-step-{step}"
 
 
 WORKFLOW = Workflow(check=check, graph=crawl_to_release, stage_configs=stage_configs)

@@ -19,6 +19,7 @@ from illada.model.arithmetic import parameters
 from illada.train import checkpoint
 from illada.train.events import EVENTS, EventCount
 from illada.train.goodput import Goodput
+from illada.train.inherit import inherit
 from illada.train.job import Job
 from illada.train.metrics import METRICS, drop_rows, read_rows
 
@@ -37,6 +38,7 @@ def train(
     placement: TrainPlacement,
     progress: Progress,
     moves: Sequence[tuple[int, SnapshotSplit]] = (),
+    earlier: Sequence[Folder] = (),
 ) -> dict[str, Any]:
     """Train `model` on the token shards in `shards`; Ray is initialised.
 
@@ -83,6 +85,8 @@ def train(
         checkpoint.require_model(checkpoint.Stored.at(job.initial), model)
     claim(job.work, job.epoch)
     progress.start(total_steps, "steps")
+    if not checkpoint.published(job.work):
+        inherit(job, loader, earlier, attempt.scratch)
     found = checkpoint.find(job.work, job.epoch)
     if found.step < total_steps:
         drop_rows(job.work, found.step)
