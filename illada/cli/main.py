@@ -8,7 +8,7 @@ import sys
 import typer
 from rich.console import Console
 
-from illada.cli import cancel, data, drive, generate, logs, plan, report, run, status, submit, verify
+from illada.cli import cancel, data, drive, generate, logs, plan, release, report, run, status, submit, verify
 
 app = typer.Typer(
     help="From raw web crawls to a released diffusion language model, as durable workflows on Ray.",
@@ -26,6 +26,7 @@ cancel.register(app)
 report.register(app)
 generate.register(app)
 plan.register(app)
+release.register(app)
 verify.register(app)
 data.register(app)
 

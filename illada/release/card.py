@@ -63,7 +63,7 @@ def write_card(
         personal_data=stages["deduplicate"].record["config"]["format_pii"],
         tokenizer=stages["tokenizer"].statistics,
         pairs=stages["pairs"].statistics if "pairs" in stages else None,
-        trainings=[_training(stages[name]) for name in ("pretrain", "sft") if name in stages],
+        trainings=[_training(stages[name]) for name in ("pretrain", "sft", "checkpoint") if name in stages],
         evaluations=[{"label": _LABELS.get(name, name), **result} for name, result in evaluations.items()],
         gates=gates_table(gates.statistics["gates"]),
         report=stages["decontaminate"].statistics if "decontaminate" in stages else None,
@@ -147,7 +147,9 @@ def _step(step: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _training(artifact: Artifact) -> dict[str, Any]:
-    return {"stage": artifact.stage, "config": artifact.record["config"]["training"], "figures": artifact.statistics}
+    config = artifact.record["config"]
+    stage = f"{config['of']['stage']}, to step {config['step']:,}" if "of" in config else artifact.stage
+    return {"stage": stage, "config": config["training"], "figures": artifact.statistics}
 
 
 def _by_size(languages: Mapping[str, Mapping[str, Any]]) -> list[tuple[str, Mapping[str, Any]]]:

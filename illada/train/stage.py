@@ -24,6 +24,10 @@ from illada.train.job import Job
 from illada.train.metrics import METRICS, drop_rows, read_rows
 
 TRAIN_VERSION = 1
+TRAININGS = ("pretrain", "sft")
+"""Names of the stages that train."""
+IDENTITY = "identity.json"
+"""In `work`: what the unfinished stage is, for whoever takes one of its checkpoints."""
 _POLL_SECONDS = 0.5
 _LAST_STEPS = 10
 _FIGURES = ("loss", "lr", "grad_norm", "tokens", "tokens_per_second")
@@ -84,6 +88,10 @@ def train(
     if job.initial is not None:
         checkpoint.require_model(checkpoint.Stored.at(job.initial), model)
     claim(job.work, job.epoch)
+    identity = attempt.identity
+    attempt.work.write_json(
+        IDENTITY, {"version": identity.version, "config": identity.config, "inputs": identity.inputs}
+    )
     progress.start(total_steps, "steps")
     if not checkpoint.published(job.work):
         inherit(job, loader, earlier, attempt.scratch)
