@@ -241,9 +241,8 @@ def test_command_prints_every_figure(name: str, total: float, non_embedding: flo
 def test_a_refresh_has_no_plan(tmp_path: Path) -> None:
     source = {"kind": "folder", "name": "crawl", "files": "jsonl", "location": str(tmp_path)}
     config = tmp_path / "refresh.yaml"
-    config.write_text(
-        json.dumps({"workflow": "refresh", "name": "r", "corpus": "web", "sources": [source], "tokenizer": {}})
-    )
+    refresh = {"workflow": "refresh", "name": "r", "corpus": "web", "sources": [source]}
+    config.write_text(json.dumps(refresh | {"tokenizer": {"vocab_size": 512}}))
     result = CliRunner().invoke(app, ["plan", str(config)])
     assert isinstance(result.exception, ConfigError) and "trains nothing" in str(result.exception)
 
