@@ -8,7 +8,7 @@ import sys
 import typer
 from rich.console import Console
 
-from illada.cli import cancel, data, drive, generate, logs, plan, release, report, run, status, submit, verify
+from illada.cli import cancel, data, drive, fork, generate, logs, plan, report, run, schedule, status, submit, verify
 
 app = typer.Typer(
     help="From raw web crawls to a released diffusion language model, as durable workflows on Ray.",
@@ -20,13 +20,14 @@ app = typer.Typer(
 run.register(app)
 submit.register(app)
 drive.register(app)
+fork.register(app)
+schedule.register(app)
 status.register(app)
 logs.register(app)
 cancel.register(app)
 report.register(app)
 generate.register(app)
 plan.register(app)
-release.register(app)
 verify.register(app)
 data.register(app)
 

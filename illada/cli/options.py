@@ -6,11 +6,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
+from rich.console import Console
 
 from illada.config import Placement, RunConfig
 
 if TYPE_CHECKING:
     from illada.durable.runs import Run
+
+_WIDEST = 10_000
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of text.")]
 Database = Annotated[
@@ -21,6 +24,14 @@ Database = Annotated[
         help="URL of the run database (sqlite:///... or postgresql://...). Default: illada.db beside the store, out/.",
     ),
 ]
+
+
+def table_console() -> Console:
+    """For tables: as wide as the terminal; elsewhere, for `grep` and the like, nothing is cut."""
+    console = Console(highlight=False)
+    if not console.is_terminal:
+        console.width = _WIDEST
+    return console
 
 
 def database_url(database: str | None) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import sys
 import time
 from collections.abc import Mapping
@@ -12,11 +13,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.console import Console
 
-from illada.cli.deliver import deliver, place
 from illada.cli.live import LiveStages, duration
 from illada.cli.options import Database, Json, database_url, output_folder, run_config
 from illada.cli.submit import Wait, hand_over
-from illada.config import ReleaseConfig, RunConfig, dump_config
+from illada.config import ConfigError, RunConfig, dump_config
 
 if TYPE_CHECKING:
     import sqlalchemy as sa
@@ -59,9 +59,12 @@ def register(app: typer.Typer) -> None:
         registered = RunRegistry(engine).create(loaded.name, dump_config(loaded), loaded.identity(), store, sys.argv)
         drive(engine, registered, loaded, as_json=as_json)
 
-    @app.command(epilog="Example: illada resume demo")
+    @app.command(epilog="Examples: illada resume demo  |  illada resume demo --from tokenize")
     def resume(
         run_id: Annotated[str, typer.Argument(help="The run to go on with.", metavar="RUN")],
+        stage: Annotated[
+            str | None, typer.Option("--from", help="Build this stage and all after it again, though they exist.")
+        ] = None,
         here: Annotated[
             bool, typer.Option("--here", help="Drive a submitted run in this process, not in a job on its cluster.")
         ] = False,
@@ -77,12 +80,19 @@ def register(app: typer.Typer) -> None:
         from illada.durable.runs import RunRegistry
 
         engine = open_database(database_url(database))
+        console = Console(stderr=True, highlight=False, soft_wrap=True)
+        if stage is not None:
+            from illada.durable.rebuild import request_rebuild
+
+            console.print(f"builds again: {', '.join(request_rebuild(engine, run_id, stage))}", markup=False)
         known = RunRegistry(engine).get(run_id)
+        if known.status == "finished":
+            raise ConfigError(f"run {run_id} is finished; to build a part of it again: --from STAGE")
         if known.package is not None and not here:
             from illada.durable.tend import want
 
             want(engine, run_id)
-            hand_over(engine, run_id, Console(stderr=True, highlight=False), wait=wait, as_json=as_json)
+            hand_over(engine, run_id, console, wait=wait, as_json=as_json)
             return
         drive(engine, known, run_config(known), as_json=as_json)
 
@@ -128,9 +138,7 @@ def perform(engine: sa.Engine, run: Run, config: RunConfig, console: Console, **
 
     with LiveStages(console) as live, Cluster(config.placement, on_nodes=count) as cluster:
         listener = tell_all(live, StageMetrics())
-        result = execute(run, engine, graph, prepare=cluster.start, listener=listener, notice=console.print, **options)
-    if isinstance(config, ReleaseConfig):
-        deliver(config, Store(run.store).open("release", result["release"]).local(), console.print)
+        execute(run, engine, graph, prepare=cluster.start, listener=listener, notice=console.print, **options)
 
 
 def conclude(engine: sa.Engine, run_id: str, config: RunConfig) -> dict[str, Any]:
@@ -148,7 +156,7 @@ def conclude(engine: sa.Engine, run_id: str, config: RunConfig) -> dict[str, Any
     release = next((stage.artifact for stage in view.stages if stage.name == "release"), None)
     folder = output / "release"
     if release is not None:
-        place(release.local(), folder)
+        _place(release.local(), folder)
     summary = summarise(view, release=str(folder) if release else None, report=str(report))
     write_json(output / "summary.json", summary)
     return summary
@@ -173,3 +181,15 @@ def print_summary(console: Console, summary: dict[str, Any], seconds: float) -> 
         console.print(f"release   {summary['release']}", soft_wrap=True)
     console.print(f"report    {summary['report']}", soft_wrap=True)
     console.print(f"run {summary['run']} finished in {duration(seconds)}")
+
+
+def _place(release: Path, folder: Path) -> None:
+    """Copy a release out of the store: people may edit or move what they get, the artifact must not change with it."""
+    listing = "checksums.json"
+    if (folder / listing).is_file() and (folder / listing).read_bytes() == (release / listing).read_bytes():
+        return
+    draft = folder.with_name(f".{folder.name}.new")
+    shutil.rmtree(draft, ignore_errors=True)
+    shutil.copytree(release, draft)
+    shutil.rmtree(folder, ignore_errors=True)
+    draft.replace(folder)

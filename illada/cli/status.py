@@ -7,13 +7,13 @@ import time
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.console import Console, Group, RenderableType
+from rich.console import Group, RenderableType
 from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
 from illada.cli.live import amount, describe, duration
-from illada.cli.options import Database, Json, database_url
+from illada.cli.options import Database, Json, database_url, table_console
 
 if TYPE_CHECKING:
     import sqlalchemy as sa
@@ -23,7 +23,6 @@ if TYPE_CHECKING:
 
 _COLOURS = {"done": "green", "reused": "cyan", "running": "yellow", "failed": "red", "finished": "green"}
 _SHOWN = 40
-_WIDEST = 10_000
 
 
 def register(app: typer.Typer) -> None:
@@ -45,9 +44,7 @@ def register(app: typer.Typer) -> None:
         if as_json:
             print(json.dumps([run.as_json() for run in read_status(engine, run_id)], indent=1))
             return
-        console = Console(highlight=False)
-        if not console.is_terminal:
-            console.width = _WIDEST  # for `grep` and the like: a line a run, nothing cut
+        console = table_console()
         if not watch:
             console.print(_render(engine, run_id, every=every))
             return

@@ -54,7 +54,7 @@ def register(app: typer.Typer) -> None:
 
         loaded = load_workflow(config, [*(overrides or []), *([f"name={run_id}"] if run_id else [])])
         console = Console(stderr=True, highlight=False, soft_wrap=True)
-        engine = _checked(loaded, address, database)
+        engine = checked_database(loaded, address, database)
         run = _submit(engine, loaded, address, console)
         hand_over(engine, run.run_id, console, wait=wait, as_json=as_json)
 
@@ -76,7 +76,7 @@ def hand_over(engine: sa.Engine, run_id: str, console: Console, *, wait: bool, a
     console.print(f"watch it with: illada status {run_id} --watch", markup=False)
 
 
-def _checked(config: RunConfig, address: str, database: str | None) -> sa.Engine:
+def checked_database(config: RunConfig, address: str, database: str | None) -> sa.Engine:
     """The run database, once everything is checked that can be checked from here."""
     from illada.durable.database import open_database
     from illada.durable.jobs import JobServer

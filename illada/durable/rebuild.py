@@ -8,12 +8,16 @@ from __future__ import annotations
 
 import sqlalchemy as sa
 
-from illada.artifacts import Store
+from illada.artifacts import ArtifactError, Store
 from illada.durable.client import find_stage, status
 from illada.durable.errors import RunBusy
 from illada.durable.events import record_event
+from illada.durable.lease import Lease
 from illada.durable.progress import read_stages
 from illada.durable.runs import Run, RunRegistry
+from illada.durable.stages import build_lease_id
+
+_WAIT_SECONDS = 20.0  # for a builder of one of the artifacts that died: its lease ends by itself
 
 
 def request_rebuild(engine: sa.Engine, run_id: str, stage: str) -> list[str]:
@@ -36,13 +40,25 @@ def request_rebuild(engine: sa.Engine, run_id: str, stage: str) -> list[str]:
 
 
 def retire_requested(engine: sa.Engine, run: Run, epoch: int) -> None:
-    """What `request_rebuild` asked for, if it did; for the run's driver, before it goes through the graph."""
+    """What `request_rebuild` asked for, if it did; for the run's driver, before it goes through the graph.
+
+    Raises:
+        ArtifactError: another run is building one of the artifacts.
+    """
     if run.rebuild_from is None:
         return
     stages = read_stages(engine, run.run_id, live=True)
     first = next(stage.position for stage in stages if stage.stage == run.rebuild_from)
     store = Store(run.store)
     for stage in reversed(stages):  # a stage after one that is gone must not be found by its fingerprint
-        if stage.position >= first and stage.fingerprint and store.retire(stage.stage, stage.fingerprint):
+        if stage.position < first or not stage.fingerprint:
+            continue
+        folder = store.folder(stage.stage, stage.fingerprint)
+        try:
+            with Lease(engine, build_lease_id(folder), wait=_WAIT_SECONDS):
+                retired = store.retire(stage.stage, stage.fingerprint)
+        except RunBusy:
+            raise ArtifactError(f"{folder}: is being built by another run; cancel that one first") from None
+        if retired:
             record_event(engine, run.run_id, "taken back", stage.fingerprint[:12], stage=stage.stage, epoch=epoch)
     RunRegistry(engine).update(run.run_id, rebuild_from=None)

@@ -12,7 +12,7 @@ import sqlalchemy as sa
 from dbos import DBOS
 from dbos import error as dbos_error
 
-from illada.artifacts import Artifact, Attempt, Progress, StageIdentity, StageInterrupted, Store, newest_epoch
+from illada.artifacts import Artifact, Attempt, Folder, Progress, StageIdentity, StageInterrupted, Store, newest_epoch
 from illada.durable.errors import StageFailed, describe, full_traceback, is_transient, root_cause
 from illada.durable.events import record_event
 from illada.durable.lease import Lease
@@ -139,6 +139,12 @@ class StageRunner:
         return artifact
 
 
+def build_lease_id(folder: Folder) -> str:
+    """What the lease on building the artifact of a folder is called."""
+    stage, name = folder.url.split("/")[-2:]
+    return f"artifact/{stage}/{name}"
+
+
 def _inherited(engine: sa.Engine, run: Run) -> dict[str, str]:
     """Fingerprint of every stage that a fork has in common with its parent, as the parent went through it."""
     if run.parent is None:
@@ -216,7 +222,7 @@ class _Step:
         # several runs may build one after the other; what another database's runs left there counts too.
         build_lease = Lease(
             self.runner._engine,
-            f"artifact/{self.identity.stage}/{folder.name}",
+            build_lease_id(folder),
             ttl=run_lease.ttl,
             patience=self._wait_for_other_run,
             above=newest_epoch(folder / "work") or 0,

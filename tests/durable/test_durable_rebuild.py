@@ -10,8 +10,9 @@ from pathlib import Path
 import pytest
 import sqlalchemy as sa
 
-from illada.artifacts import Progress, Store
+from illada.artifacts import ArtifactError, Progress, Store
 from illada.config import ConfigError
+from illada.durable import rebuild
 from illada.durable.client import status
 from illada.durable.engine import RunBusy, StageFailed, execute
 from illada.durable.events import read_events
@@ -19,7 +20,7 @@ from illada.durable.lease import Lease
 from illada.durable.progress import read_stages
 from illada.durable.rebuild import request_rebuild
 from illada.durable.runs import Run, RunRegistry, UnknownRun
-from illada.durable.stages import ForkMismatch
+from illada.durable.stages import ForkMismatch, build_lease_id
 
 NewRun = Callable[..., Run]
 
@@ -96,6 +97,20 @@ def test_driver_killed_while_it_takes_back_does_the_rest_later(
     monkeypatch.undo()
     execute(RunRegistry(engine).get("demo"), engine, chain)
     assert chain.built == ["a", "b", "c"]
+
+
+def test_artifact_that_another_run_builds_is_left_alone(
+    engine: sa.Engine, finished: Run, chain, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(rebuild, "_WAIT_SECONDS", 0.5)
+    stage = read_stages(engine, "demo", False)[1]
+    request_rebuild(engine, "demo", "b")
+    other = Lease(engine, build_lease_id(Store(finished.store).folder("b", stage.fingerprint)))
+    with other, pytest.raises(ArtifactError, match="is being built by another run; cancel that one first"):
+        execute(RunRegistry(engine).get("demo"), engine, chain)
+    assert status(engine)[0].state == "failed"
+    execute(RunRegistry(engine).get("demo"), engine, chain)
+    assert chain.built == ["b", "c"], "the request is still there"
 
 
 def test_bad_requests(engine: sa.Engine, finished: Run) -> None:

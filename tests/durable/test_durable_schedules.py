@@ -49,7 +49,7 @@ def parse(text: str, where: str = "", **changes: Any) -> RunConfig:
 
 
 DAY = 86_400
-MIDNIGHT = int(datetime(2026, 1, 1, tzinfo=UTC).timestamp())
+MIDNIGHT = int(datetime(2024, 1, 1, tzinfo=UTC).timestamp())
 
 
 def silent(_: str) -> None:
@@ -58,7 +58,7 @@ def silent(_: str) -> None:
 
 @pytest.fixture
 def add(engine: sa.Engine) -> Callable[..., Schedule]:
-    """Adds a schedule as if at the beginning of 2026."""
+    """Adds a schedule as if at the beginning of 2024."""
 
     def make(name: str = "news", cron: str = "0 3 * * *", since: float = MIDNIGHT, **config: Any) -> Schedule:
         made = add_schedule(
@@ -93,19 +93,19 @@ def test_slots_that_passed_are_fired_once_in_order(engine: sa.Engine, add: Calla
     assert not tick(engine, parse, heard.append, now=MIDNIGHT + 3 * 3600 - 1)
     assert states(engine) == {}
     tick(engine, parse, heard.append, now=MIDNIGHT + 2 * DAY + 4 * 3600)
-    names = ["news-20260101t0300z", "news-20260102t0300z", "news-20260103t0300z"]
+    names = ["news-20240101t0300z", "news-20240102t0300z", "news-20240103t0300z"]
     assert list(states(engine)) == names
     assert wanted(engine) == names[:1]
     tick(engine, parse, silent, now=MIDNIGHT + 2 * DAY + 5 * 3600)
     assert list(states(engine)) == names
-    assert heard[0] == "news: slot 2026-01-01 03:00:00 UTC fired, run news-20260101t0300z"
-    assert heard[3:] == ["news: run news-20260101t0300z may start at http://127.0.0.1:8265"]
+    assert heard[0] == "news: slot 2024-01-01 03:00:00 UTC fired, run news-20240101t0300z"
+    assert heard[3:] == ["news: run news-20240101t0300z may start at http://127.0.0.1:8265"]
 
 
 def test_run_is_registered_complete(engine: sa.Engine, add: Callable[..., Schedule]) -> None:
     add(corpus="web")
     tick(engine, parse, silent, now=MIDNIGHT + DAY)
-    run = RunRegistry(engine).get("news-20260101t0300z")
+    run = RunRegistry(engine).get("news-20240101t0300z")
     config = parse(run.config_yaml)
     assert (config.name, run.address, run.package) == (run.run_id, "http://127.0.0.1:8265", "0" * 64)
     assert run.identity == config.identity()
@@ -156,7 +156,7 @@ def test_schedules_do_not_wait_for_each_other(engine: sa.Engine, add: Callable[.
     add("news")
     add("web")
     tick(engine, parse, silent, now=MIDNIGHT + DAY)
-    assert sorted(wanted(engine)) == ["news-20260101t0300z", "web-20260101t0300z"]
+    assert sorted(wanted(engine)) == ["news-20240101t0300z", "web-20240101t0300z"]
 
 
 def test_pause_skips_and_holds_back(engine: sa.Engine, add: Callable[..., Schedule]) -> None:
@@ -174,19 +174,19 @@ def test_pause_skips_and_holds_back(engine: sa.Engine, add: Callable[..., Schedu
     assert (list(states(engine)), wanted(engine)) == ([first, second], [second])
     assert resume_schedule(engine, "news") == resumed, "no pause, nothing to skip"
     skipped = backfill(engine, parse, "news", MIDNIGHT + 2 * DAY, MIDNIGHT + 4 * DAY)
-    assert [slot.run_id for slot in skipped] == ["news-20260103t0300z", "news-20260104t0300z"]
+    assert [slot.run_id for slot in skipped] == ["news-20240103t0300z", "news-20240104t0300z"]
 
 
 def test_backfill_fires_what_was_not(engine: sa.Engine, add: Callable[..., Schedule]) -> None:
     add(since=MIDNIGHT + 10 * DAY)
     made = backfill(engine, parse, "news", MIDNIGHT, MIDNIGHT + 2 * DAY)
-    assert [slot.run_id for slot in made] == ["news-20260101t0300z", "news-20260102t0300z"]
+    assert [slot.run_id for slot in made] == ["news-20240101t0300z", "news-20240102t0300z"]
     assert {slot.state for slot in made} == {"queued"}
     assert get_schedule(engine, "news").cursor == MIDNIGHT + 10 * DAY
     more = backfill(engine, parse, "news", MIDNIGHT + 3 * 3600, MIDNIGHT + 3 * DAY)
-    assert [slot.run_id for slot in more] == ["news-20260103t0300z"]
+    assert [slot.run_id for slot in more] == ["news-20240103t0300z"]
     tick(engine, parse, silent, now=MIDNIGHT + 11 * DAY)
-    assert wanted(engine) == ["news-20260101t0300z"], "the oldest slot comes first"
+    assert wanted(engine) == ["news-20240101t0300z"], "the oldest slot comes first"
 
 
 def test_backfill_beyond_the_cursor_is_no_second_firing(engine: sa.Engine, add: Callable[..., Schedule]) -> None:
@@ -232,7 +232,7 @@ def test_configuration_that_fits_no_longer_costs_its_slot_only(engine: sa.Engine
     tick(engine, parse, silent, now=MIDNIGHT + DAY)
     (slot,) = read_slots(engine, "news")
     assert (slot.state, slot.error) == ("refused", "schedule news: no such corpus")
-    assert wanted(engine) == ["web-20260101t0300z"]
+    assert wanted(engine) == ["web-20240101t0300z"]
     with engine.begin() as connection:
         repaired = yaml.safe_dump(Refresh(name="news").model_dump(mode="json"))
         connection.execute(sa.update(schedules).where(schedules.c.name == "news").values(config_yaml=repaired))
@@ -242,10 +242,10 @@ def test_configuration_that_fits_no_longer_costs_its_slot_only(engine: sa.Engine
 
 def test_run_that_exists_is_left_alone(engine: sa.Engine, add: Callable[..., Schedule]) -> None:
     add()
-    RunRegistry(engine).create("news-20260101t0300z", "x: 1", {"x": 1}, "/store", [])
+    RunRegistry(engine).create("news-20240101t0300z", "x: 1", {"x": 1}, "/store", [])
     tick(engine, parse, silent, now=MIDNIGHT + DAY)
     (slot,) = read_slots(engine, "news")
-    assert slot.error == "a run news-20260101t0300z existed already, and is left alone"
+    assert slot.error == "a run news-20240101t0300z existed already, and is left alone"
     assert RunRegistry(engine).get(slot.run_id).config_yaml == "x: 1"
 
 
@@ -360,4 +360,4 @@ def test_round_fires_and_tends(engine: sa.Engine, add: Callable[..., Schedule]) 
     add(since=MIDNIGHT, cron="0 0 1 * *")
     tended: list[list[str]] = []
     scheduler_round(engine, parse, silent, tend=lambda engine, notice: tended.append(wanted(engine)))
-    assert tended == [["news-20260201t0000z"]]
+    assert tended == [["news-20240201t0000z"]]
