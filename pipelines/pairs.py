@@ -32,7 +32,7 @@ _ROWS_TOGETHER = 256
 
 
 def build_pairs(
-    config: Pairs, documents: Artifact, tokenizer: Artifact, attempt: Attempt, progress: Progress
+    config: Pairs, documents: Sequence[Artifact], tokenizer: Artifact, attempt: Attempt, progress: Progress
 ) -> dict[str, Any]:
     """Output: the shard folders `train/` and `held_out/`, and `pairs.parquet` (kind, id, messages as JSON).
 
@@ -82,12 +82,12 @@ def _from_files(config: Pairs, progress: Progress) -> Iterator[Conversation]:
             progress.update(count)
 
 
-def _from_documents(config: Pairs, documents: Artifact, progress: Progress) -> Iterator[Conversation]:
+def _from_documents(config: Pairs, documents: Sequence[Artifact], progress: Progress) -> Iterator[Conversation]:
     """Conversations of up to `max_pairs` documents of code, and as many with a title, chosen by hash.
 
     Two passes, so that memory holds only the chosen documents' ids: the first reads three narrow columns.
     """
-    files = document_files(documents)
+    files = [file for artifact in documents for file in document_files(artifact)]
     code, titled = (HashSample[str](config.max_pairs, f"pairs/{config.seed}") for _ in range(2))
     progress.start(len(files), "document files")
     for number, file in enumerate(files):

@@ -4,26 +4,25 @@
                                       \\-> pairs ------> sft -> export-sft -> evaluate-sft -> gates -> release
                                             \\-> decontaminate (where benchmarks are named) --/
 
-Each line below is one durable step. A stage's identity is its configuration and the fingerprints of its inputs; where
-it runs (`placement`) is passed beside it and changes nothing. Sources are external, so what depends on them depends on
-the digest of their content, not on how they were asked for.
+A run may instead begin with a snapshot of a corpus that refreshes make (`data.corpus`), and pretraining may move to
+newer ones. Each line above is one durable step. A stage's identity is its configuration and the fingerprints of its
+inputs; where it runs (`placement`) is passed beside it and changes nothing. Sources are external, so what depends on
+them depends on the digest of their content, not on how they were asked for.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-from illada.artifacts import Artifact
+from illada.artifacts import Artifact, Folder, StageIdentity
 from illada.config import Training, TrainPlacement, WorkflowConfig
+from illada.data.snapshots import Snapshot, shards_of
 from illada.durable.engine import StageRunner
 from illada.train.stage import TRAIN_VERSION, train
-from pipelines.acquire import ACQUIRE_VERSION, acquire, check_sources, source_identity
+from pipelines.acquire import check_sources
 from pipelines.conversation import pairs_identity
-from pipelines.curate import CURATE_VERSION, curate
-from pipelines.deduplicate import DEDUPLICATE_VERSION, deduplicate
 from pipelines.pairs import PAIRS_VERSION, build_pairs
-from pipelines.tokenize import TOKENIZE_VERSION, tokenize_documents
-from pipelines.tokenizer import TOKENIZER_VERSION, build_tokenizer
 from workflows.finish import Measurement
 from workflows.publish import (
     check_release,
@@ -34,6 +33,7 @@ from workflows.publish import (
     report_contamination,
 )
 from workflows.registry import Workflow
+from workflows.texts import texts_from_corpus, texts_from_sources
 
 
 def check(config: WorkflowConfig) -> None:
@@ -52,13 +52,20 @@ def stage_configs(config: WorkflowConfig) -> dict[str, dict[str, Any]]:
     """
     data, model = config.data, config.model.identity()
     evaluated = _measurement(config).identity()
+    pretrain = {"training": config.pretrain.identity(), "model": model}
+    if data.corpus is None:
+        made = {
+            **{f"acquire-{source.name}": source.identity() for source in data.sources},
+            "curate": data.curate.identity(),
+            "deduplicate": data.deduplicate.identity(),
+            "tokenizer": data.tokenizer.identity(),
+            "tokenize": data.tokenize.identity(),
+        }
+    else:
+        made, pretrain = {}, {**pretrain, "corpus": data.corpus.identity()}
     return {
-        **{f"acquire-{source.name}": source.identity() for source in data.sources},
-        "curate": data.curate.identity(),
-        "deduplicate": data.deduplicate.identity(),
-        "tokenizer": data.tokenizer.identity(),
-        "tokenize": data.tokenize.identity(),
-        "pretrain": {"training": config.pretrain.identity(), "model": model},
+        **made,
+        "pretrain": pretrain,
         "export-base": {"model": model},
         "evaluate-base": evaluated,
         "pairs": data.pairs.identity(),
@@ -73,50 +80,12 @@ def stage_configs(config: WorkflowConfig) -> dict[str, dict[str, Any]]:
 
 def crawl_to_release(run: StageRunner, config: WorkflowConfig) -> dict[str, Any]:
     """Run every stage that has no artifact yet. Returns {"release": fingerprint of the release artifact}."""
-    data, place, configs = config.data, config.placement, stage_configs(config)
+    data, place = config.data, config.placement
 
-    sources = {
-        source.name: run.stage(
-            f"acquire-{source.name}", ACQUIRE_VERSION, source_identity(source), {}, remote(acquire, source)
-        )
-        for source in data.sources
-    }
-    curated = run.stage(
-        "curate",
-        CURATE_VERSION,
-        configs["curate"],
-        {name: source.content for name, source in sources.items()},
-        lambda attempt, progress: curate(data.curate, sources, attempt, place.data, progress),
-        place.data.identity(),
-    )
-    documents = run.stage(
-        "deduplicate",
-        DEDUPLICATE_VERSION,
-        configs["deduplicate"],
-        {"curated": curated.fingerprint},
-        lambda attempt, progress: deduplicate(data.deduplicate, curated, attempt, place.data, progress),
-        place.data.identity(),
-    )
-    tokenizer = run.stage(
-        "tokenizer",
-        TOKENIZER_VERSION,
-        configs["tokenizer"],
-        {"documents": documents.fingerprint},
-        remote(build_tokenizer, data.tokenizer, documents),
-    )
-    texts = {"documents": documents.fingerprint, "tokenizer": tokenizer.fingerprint}
-    tokens = run.stage(
-        "tokenize",
-        TOKENIZE_VERSION,
-        configs["tokenize"],
-        texts,
-        lambda attempt, progress: tokenize_documents(
-            data.tokenize, documents, tokenizer, attempt, place.data, progress
-        ),
-        place.data.identity(),
-    )
+    texts = texts_from_corpus(run, config, data.corpus) if data.corpus else texts_from_sources(run, config)
+    tokenizer, tokens = texts.tokenizer, texts.tokens
 
-    base = _train(run, "pretrain", config, config.pretrain, tokens, None, place.pretrain)
+    base = _train(run, "pretrain", config, config.pretrain, tokens, None, place.pretrain, texts.moves)
     how = _measurement(config)
     base_model, base_results = export_and_evaluate(run, "base", config.model, how, base, tokenizer, tokens)
 
@@ -124,15 +93,15 @@ def crawl_to_release(run: StageRunner, config: WorkflowConfig) -> dict[str, Any]
         "pairs",
         PAIRS_VERSION,
         pairs_identity(data.pairs),
-        texts,
-        remote(build_pairs, data.pairs, documents, tokenizer),
+        texts.inputs,
+        remote(build_pairs, data.pairs, texts.documents, tokenizer),
     )
-    corpora = {corpus.stage: corpus for corpus in (documents, pairs)}
+    corpora = {**texts.corpora, pairs.stage: pairs}
     report = report_contamination(run, data.decontaminate, corpora, place.data)
     tuned = _train(run, "sft", config, config.sft, pairs, base, place.sft)
     tuned_model, tuned_results = export_and_evaluate(run, "sft", config.model, how, tuned, tokenizer, tokens)
 
-    chain = [*sources.values(), curated, documents, tokenizer, tokens, base, base_model, base_results, pairs]
+    chain = [*texts.chain, base, base_model, base_results, pairs]
     chain += [report] if report else []
     chain += [tuned, tuned_model, tuned_results]
     results = {"base": base_results, "sft": tuned_results}
@@ -157,8 +126,10 @@ def _train(
     tokens: Artifact,
     initial: Artifact | None,
     placement: TrainPlacement,
+    moves: Sequence[tuple[int, Snapshot]] = (),
 ) -> Artifact:
     inputs = {"tokens": tokens.fingerprint}
+    inputs |= {_input_from(step): snapshot.fingerprint for step, snapshot in moves}
     if initial is not None:
         inputs["initial"] = initial.fingerprint
     return run.stage(
@@ -169,14 +140,39 @@ def _train(
         lambda attempt, progress: train(
             training,
             config.model,
-            tokens.location / "train",
+            shards_of(tokens, "train"),
             initial.location / "checkpoint" if initial is not None else None,
             attempt,
             placement,
             progress,
+            [(step, snapshot.part("train")) for step, snapshot in moves],
+            _earlier(run, config, inputs) if moves else (),
         ),
         placement.identity(),
     )
+
+
+def _earlier(run: StageRunner, config: WorkflowConfig, inputs: Mapping[str, str]) -> list[Folder]:
+    """Work folders of `pretrain` without its last move, without its last two, ...: see `illada.train.inherit`."""
+    corpus, folders = config.data.corpus, []
+    moves = corpus.moves if corpus else ()
+    for count in range(len(moves)):
+        assert corpus is not None
+        shorter = corpus.model_copy(update={"moves": moves[:count]})
+        later = {_input_from(move.step) for move in moves[count:]}
+        identity = StageIdentity(
+            stage="pretrain",
+            version=TRAIN_VERSION,
+            config={**stage_configs(config)["pretrain"], "corpus": shorter.identity()},
+            inputs={name: digest for name, digest in inputs.items() if name not in later},
+        )
+        folders.append(run.store.folder(identity.stage, identity.fingerprint) / "work")
+    return folders
+
+
+def _input_from(step: int) -> str:
+    """Name of the input that `pretrain` uses from a step on."""
+    return f"tokens-from-step-{step}"
 
 
 WORKFLOW = Workflow(check=check, graph=crawl_to_release, stage_configs=stage_configs)

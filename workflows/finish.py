@@ -53,12 +53,12 @@ def evaluate(
     model: Artifact, tokens: Artifact, how: Measurement, attempt: Attempt, *, progress: Progress
 ) -> dict[str, Any]:
     """Held-out likelihood bound and samples of an exported model."""
+    from illada.data.snapshots import shards_of
     from illada.evaluate.nll import evaluate_nll
     from illada.sample.blocks import sample_prompts
 
-    held_out = evaluate_nll(
-        model.local(), tokens.location / "held_out", how.evaluate, how.objective, how.window, progress
-    )
+    shards = shards_of(tokens, "held_out")
+    held_out = evaluate_nll(model.local(), shards, how.evaluate, how.objective, how.window, progress)
     return {"held_out": held_out, "samples": sample_prompts(model.local(), how.generate, progress)}
 
 

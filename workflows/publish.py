@@ -149,6 +149,8 @@ def trained_corpora(trained: Artifact, chain: Sequence[Artifact]) -> dict[str, A
     training: Artifact | None = trained
     while training is not None:
         inputs = training.record["inputs"]
-        gather(known[inputs["tokens"]])
+        for name, digest in inputs.items():
+            if name.startswith("tokens"):  # of a run on snapshots, also those it moved to
+                gather(known[digest])
         training = known.get(inputs.get("initial", ""))
     return by_name(list(found.values()))

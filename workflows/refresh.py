@@ -152,7 +152,7 @@ def _next(
         place.identity(),
     )
     inputs = {"tokens": tokens.fingerprint, "documents": documents.fingerprint, "tokenizer": tokenizer.fingerprint}
-    inputs |= {f"acquire-{name}": artifact.content for name, artifact in acquired.items()}
+    inputs |= {f"acquire-{name}": artifact.fingerprint for name, artifact in acquired.items()}
     if previous is not None:
         inputs["previous"] = previous.fingerprint
     artifact = run.stage(

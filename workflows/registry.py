@@ -15,7 +15,15 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 import yaml
 
-from illada.config import ConfigError, RefreshConfig, RunConfig, WorkflowConfig, parse_config, read_config
+from illada.config import (
+    ConfigError,
+    RefreshConfig,
+    ReleaseConfig,
+    RunConfig,
+    WorkflowConfig,
+    parse_config,
+    read_config,
+)
 
 if TYPE_CHECKING:
     from illada.durable.engine import StageRunner
@@ -42,6 +50,7 @@ class Workflow(Generic[C]):
 _KINDS: dict[str, tuple[type[RunConfig], str]] = {
     DEFAULT: (WorkflowConfig, "workflows.crawl_to_release"),
     "refresh": (RefreshConfig, "workflows.refresh"),
+    "release": (ReleaseConfig, "workflows.release"),
 }
 
 

@@ -6,7 +6,6 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 
 from illada.artifacts.artifact import Artifact
-from illada.artifacts.folder import ArtifactError
 from illada.artifacts.store import Store
 
 
@@ -22,11 +21,7 @@ def lineage(store: Store, ends: Iterable[Artifact]) -> list[Artifact]:
         if artifact.fingerprint in found:
             return
         for name, digest in sorted(artifact.record["inputs"].items()):
-            source = store.find_digest(digest, name)
-            if source is None:
-                place = f"{artifact.stage}/{artifact.fingerprint[:12]}"
-                raise ArtifactError(f"{place}: its input {name!r} ({digest[:12]}) is not in the store {store.root}")
-            visit(source)
+            visit(store.require(digest, name))
         found[artifact.fingerprint] = artifact
 
     for end in ends:

@@ -78,11 +78,22 @@ class Store:
             if (artifact := _open(self.folder(stage, digest))) is not None:
                 return artifact
         for stage in (name, f"acquire-{name}"):
-            for folder in (self.root / stage).folders():
-                artifact = _open(self.root / stage / folder)
-                if artifact is not None and artifact.content == digest:
+            for artifact in self.artifacts(stage):
+                if artifact.content == digest:
                     return artifact
         return None
+
+    def require(self, digest: str, name: str) -> Artifact:
+        """The artifact that is input `name` of another, see `find_digest`. Raises ArtifactError when there is none."""
+        artifact = self.find_digest(digest, name)
+        if artifact is None:
+            raise ArtifactError(f"{self.root}: has no artifact {digest[:12]}, which is the {name} of another")
+        return artifact
+
+    def artifacts(self, stage: str) -> list[Artifact]:
+        """Every published artifact of a stage, unverified."""
+        found = (_open(self.root / stage / name) for name in (self.root / stage).folders())
+        return [artifact for artifact in found if artifact is not None]
 
     @contextlib.contextmanager
     def attempt(

@@ -8,7 +8,9 @@ import sys
 import typer
 from rich.console import Console
 
-from illada.cli import cancel, data, drive, fork, generate, logs, plan, report, run, schedule, status, submit, verify
+from illada.cli import (
+    cancel, data, drive, fork, generate, logs, plan, release, report, run, schedule, status, submit, verify,
+)  # fmt: skip
 
 app = typer.Typer(
     help="From raw web crawls to a released diffusion language model, as durable workflows on Ray.",
@@ -28,6 +30,7 @@ cancel.register(app)
 report.register(app)
 generate.register(app)
 plan.register(app)
+release.register(app)
 verify.register(app)
 data.register(app)
 

@@ -35,9 +35,14 @@ def register(app: typer.Typer) -> None:
         as_json: Json = False,
     ) -> None:
         """Parameters, memory a rank, FLOPs, device hours, storage and checkpoint cadence of CONFIG; starts nothing."""
-        from illada.config import WorkflowConfig, load_config
+        from illada.config import ConfigError, WorkflowConfig
         from illada.train.plan import Cluster
         from illada.train.plan import plan as make_plan
+        from workflows.registry import load_workflow
+
+        loaded = load_workflow(config)
+        if not isinstance(loaded, WorkflowConfig):
+            raise ConfigError(f"{config}: workflow {loaded.workflow!r} trains nothing, so there is nothing to plan")
 
         cluster = Cluster(
             devices=devices,
@@ -48,7 +53,7 @@ def register(app: typer.Typer) -> None:
             restart_minutes=restart,
             write_gb_per_second=write,
         )
-        made = make_plan(load_config(config, WorkflowConfig), cluster)
+        made = make_plan(loaded, cluster)
         if as_json:
             print(json.dumps(made.as_json(), indent=1))
         else:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 import sys
 import time
 from collections.abc import Mapping
@@ -13,10 +12,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.console import Console
 
+from illada.cli.deliver import deliver, place
 from illada.cli.live import LiveStages, duration
 from illada.cli.options import Database, Json, database_url, output_folder, run_config
 from illada.cli.submit import Wait, hand_over
-from illada.config import ConfigError, RunConfig, dump_config
+from illada.config import ConfigError, ReleaseConfig, RunConfig, dump_config
 
 if TYPE_CHECKING:
     import sqlalchemy as sa
@@ -138,7 +138,9 @@ def perform(engine: sa.Engine, run: Run, config: RunConfig, console: Console, **
 
     with LiveStages(console) as live, Cluster(config.placement, on_nodes=count) as cluster:
         listener = tell_all(live, StageMetrics())
-        execute(run, engine, graph, prepare=cluster.start, listener=listener, notice=console.print, **options)
+        result = execute(run, engine, graph, prepare=cluster.start, listener=listener, notice=console.print, **options)
+    if isinstance(config, ReleaseConfig):
+        deliver(config, Store(run.store).open("release", result["release"]).local(), console.print)
 
 
 def conclude(engine: sa.Engine, run_id: str, config: RunConfig) -> dict[str, Any]:
@@ -156,7 +158,7 @@ def conclude(engine: sa.Engine, run_id: str, config: RunConfig) -> dict[str, Any
     release = next((stage.artifact for stage in view.stages if stage.name == "release"), None)
     folder = output / "release"
     if release is not None:
-        _place(release.local(), folder)
+        place(release.local(), folder)
     summary = summarise(view, release=str(folder) if release else None, report=str(report))
     write_json(output / "summary.json", summary)
     return summary
@@ -181,15 +183,3 @@ def print_summary(console: Console, summary: dict[str, Any], seconds: float) -> 
         console.print(f"release   {summary['release']}", soft_wrap=True)
     console.print(f"report    {summary['report']}", soft_wrap=True)
     console.print(f"run {summary['run']} finished in {duration(seconds)}")
-
-
-def _place(release: Path, folder: Path) -> None:
-    """Copy a release out of the store: people may edit or move what they get, the artifact must not change with it."""
-    listing = "checksums.json"
-    if (folder / listing).is_file() and (folder / listing).read_bytes() == (release / listing).read_bytes():
-        return
-    draft = folder.with_name(f".{folder.name}.new")
-    shutil.rmtree(draft, ignore_errors=True)
-    shutil.copytree(release, draft)
-    shutil.rmtree(folder, ignore_errors=True)
-    draft.replace(folder)

@@ -3,6 +3,7 @@
 from illada.config.base import Config, ConfigError
 from illada.config.data import (
     Benchmark,
+    CorpusSnapshot,
     Curate,
     DataConfig,
     Decontaminate,
@@ -22,13 +23,16 @@ from illada.config.model import ModelConfig
 from illada.config.placement import DataPlacement, Placement, TrainPlacement
 from illada.config.refresh import RefreshConfig
 from illada.config.release import GATES, GateName, Gates, Release, Threshold
+from illada.config.release_run import Checkpoint, ReleaseConfig
 from illada.config.training import Objective, Optimizer, Schedule, Training
 from illada.config.workflow import RunConfig, WorkflowConfig
 
 __all__ = [
     "Benchmark",
+    "Checkpoint",
     "Config",
     "ConfigError",
+    "CorpusSnapshot",
     "Curate",
     "DataConfig",
     "DataPlacement",
@@ -47,6 +51,7 @@ __all__ = [
     "PythonCode",
     "RefreshConfig",
     "Release",
+    "ReleaseConfig",
     "RunConfig",
     "Schedule",
     "Source",

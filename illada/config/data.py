@@ -2,9 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal, Self
+import itertools
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import (
+    Field,
+    SerializerFunctionWrapHandler,
+    ValidationInfo,
+    field_validator,
+    model_serializer,
+    model_validator,
+)
 
 from illada.config.base import Config
 
@@ -54,6 +62,34 @@ class TextFiles(Config):
     id_column: str | None = None
     url_column: str | None = None
     licence: str = "unknown"
+
+
+CorpusName = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]{0,62}$")]  # a folder of the store
+
+
+class Move(Config):
+    """From `step` on (steps done before it), pretraining goes on with another snapshot."""
+
+    step: int = Field(gt=0)
+    snapshot: int = Field(gt=0)
+
+
+class CorpusSnapshot(Config):
+    """A snapshot that `refresh` published, and the newer ones that pretraining moves to at declared steps."""
+
+    name: CorpusName
+    snapshot: int = Field(gt=0)
+    moves: tuple[Move, ...] = ()
+
+    @model_validator(mode="after")
+    def _forward(self) -> Self:
+        for before, after in itertools.pairwise((Move.model_construct(step=0, snapshot=self.snapshot), *self.moves)):
+            if after.step <= before.step or after.snapshot <= before.snapshot:
+                raise ValueError(
+                    f"moves go forward: step {after.step} to snapshot {after.snapshot} does not follow step "
+                    f"{before.step} with snapshot {before.snapshot}"
+                )
+        return self
 
 
 Source = Annotated[WebDocs | PythonCode | WarcFiles | TextFiles, Field(discriminator="kind")]
@@ -144,15 +180,35 @@ class Pairs(Config):
 
 
 class DataConfig(Config):
-    """Everything from sources to shards."""
+    """Everything from sources to shards, or a `corpus` that refreshes make.
 
-    sources: tuple[Source, ...] = Field(min_length=1)
+    How a corpus is curated, deduplicated and tokenized is its refreshes' matter: of a run those sections have no part.
+    """
+
+    corpus: CorpusSnapshot | None = None
+    sources: tuple[Source, ...] = ()
     curate: Curate = Curate()
     deduplicate: Deduplicate = Deduplicate()
     decontaminate: Decontaminate = Decontaminate()
     tokenizer: Tokenizer
     tokenize: Tokenize = Tokenize()
     pairs: Pairs = Pairs()
+
+    @field_validator("sources")
+    @classmethod
+    def _one_origin(cls, sources: tuple[Source, ...], info: ValidationInfo) -> tuple[Source, ...]:
+        if info.data.get("corpus") is not None and sources:
+            raise ValueError("a run takes its text from data.corpus or from data.sources, not from both")
+        if not sources and info.data.get("corpus") is None:
+            raise ValueError("name at least one source, or a data.corpus")
+        return sources
+
+    @model_serializer(mode="wrap")
+    def _what_applies(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """A run from sources stays the run it was before there were corpora; one from a corpus does not make it."""
+        fields: dict[str, Any] = handler(self)
+        left_out = ("corpus",) if self.corpus is None else _MAKING
+        return {name: value for name, value in fields.items() if name not in left_out}
 
     @model_validator(mode="after")
     def _unique_names(self) -> Self:
@@ -164,9 +220,17 @@ class DataConfig(Config):
     @model_validator(mode="after")
     def _evaluation_stays_unseen(self) -> Self:
         pairs, tokenize = self.pairs, self.tokenize
-        if not pairs.files and (pairs.seed != tokenize.seed or pairs.held_out < tokenize.held_out):
+        if (
+            self.corpus is None
+            and not pairs.files
+            and (pairs.seed != tokenize.seed or pairs.held_out < tokenize.held_out)
+        ):
             raise ValueError(
                 f"pairs (seed {pairs.seed}, held_out {pairs.held_out}) derived from the documents need tokenize's seed "
                 f"{tokenize.seed} and at least its held_out {tokenize.held_out}: tuning must not see held-out documents"
             )
         return self
+
+
+_MAKING = ("sources", "curate", "deduplicate", "tokenize")
+"""Sections that say how a corpus is made."""

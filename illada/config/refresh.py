@@ -7,10 +7,8 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import Field, model_validator
 
 from illada.config.base import Config
-from illada.config.data import Curate, Deduplicate, SourceName, Tokenize, Tokenizer
+from illada.config.data import CorpusName, Curate, Deduplicate, SourceName, Tokenize, Tokenizer
 from illada.config.workflow import RunConfig
-
-CorpusName = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]{0,62}$")]  # a folder of the store
 
 
 class GrowingFiles(Config):

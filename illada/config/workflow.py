@@ -56,6 +56,12 @@ class WorkflowConfig(RunConfig):
                 f"model.vocab_size {self.model.vocab_size} must equal data.tokenizer.vocab_size "
                 f"{self.data.tokenizer.vocab_size}"
             )
+        for move in self.data.corpus.moves if self.data.corpus else ():
+            if self.pretrain.steps is None or move.step >= self.pretrain.steps:
+                raise ValueError(
+                    f"data.corpus.moves: step {move.step} is not one of pretrain's "
+                    + ("epochs: give pretrain.steps" if self.pretrain.steps is None else f"{self.pretrain.steps} steps")
+                )
         for stage, training, placement in (
             ("pretrain", self.pretrain, self.placement.pretrain),
             ("sft", self.sft, self.placement.sft),

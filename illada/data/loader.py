@@ -8,7 +8,7 @@ the batch in which one ends goes on with the next, so that every window comes ex
 from __future__ import annotations
 
 import functools
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -72,6 +72,14 @@ class Loader:
         """Whole batches in this many epochs."""
         return epochs * len(self.windows) // self.global_batch
 
+    def epochs(self, steps: int) -> float:
+        """Passes through the data that this many steps are."""
+        return steps * self.global_batch / len(self.windows)
+
+    def moved(self, step: int) -> str | None:
+        """Fingerprint of the shards that `step` is the first to use instead of others; None at any other step."""
+        return None
+
     def epoch(self, step: int) -> int:
         """Epoch of the first row of a global step, both counted from 0."""
         return step * self.global_batch // len(self.windows)
@@ -132,3 +140,59 @@ class Loader:
 
     def _permutation(self, epoch: int) -> Permutation:
         return Permutation(len(self.windows), self.seed, epoch, domain=self.domain)
+
+
+class MovingLoader(Loader):
+    """Batches of one set of shards up to a declared step, from there on of the next one, and so on.
+
+    Each set begins with a fresh order of all its windows, in a stream of order and noise of its own: a window that a
+    newer snapshot shares with an older one gets other noise the second time. The state names the moves made so far, so
+    a checkpoint from before a move is one of a run without it, too.
+    """
+
+    def __init__(
+        self,
+        windows: Windows,
+        moves: Sequence[tuple[int, Windows]],
+        global_batch: int,
+        seed: int,
+        objective: Objective,
+        *,
+        domain: str = "train",
+    ) -> None:
+        super().__init__(windows, global_batch, seed, objective, domain=domain)
+        self._moves = [
+            (step, Loader(later, global_batch, seed, objective, domain=f"{domain}@{step}")) for step, later in moves
+        ]
+
+    def epochs(self, steps: int) -> float:
+        """Passes through the data, those of every set of shards added up."""
+        starts = [0, *(step for step, _ in self._moves)]
+        ends = [*starts[1:], steps]
+        sizes = [len(self.windows), *(len(loader.windows) for _, loader in self._moves)]
+        used = zip(starts, ends, sizes, strict=True)
+        return sum(max(0, min(end, steps) - start) * self.global_batch / size for start, end, size in used)
+
+    def moved(self, step: int) -> str | None:
+        """See `Loader.moved`."""
+        found = [loader.windows.shards.fingerprint for start, loader in self._moves if start == step]
+        return found[0] if found else None
+
+    def epoch(self, step: int) -> int:
+        """Epoch within the shards in use at `step`."""
+        start, loader = self._at(step)
+        return super().epoch(step) if loader is None else loader.epoch(step - start)
+
+    def batch(self, step: int, first: int, count: int) -> Batch:
+        """See `Loader.batch`."""
+        start, loader = self._at(step)
+        return super().batch(step, first, count) if loader is None else loader.batch(step - start, first, count)
+
+    def state(self, step: int) -> dict[str, Any]:
+        """See `Loader.state`; `moves` has the step and the shards of each move that a consumed step was after."""
+        made = [[start, loader.windows.shards.fingerprint] for start, loader in self._moves if start < step]
+        return {**super().state(step), **({"moves": made} if made else {})}
+
+    def _at(self, step: int) -> tuple[int, Loader | None]:
+        """The last move up to `step`, and the loader after it; (0, None) before the first."""
+        return next(((start, loader) for start, loader in reversed(self._moves) if start <= step), (0, None))

@@ -18,8 +18,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from illada.artifacts import Artifact, ArtifactError, Attempt, Store, atomic_path, write_json
-from illada.data.shards import INDEX, TokenShards
+from illada.artifacts import Artifact, ArtifactError, Attempt, Folder, Store, atomic_path, write_json
+from illada.data.shards import INDEX, ShardError, TokenShards
 
 SNAPSHOT_VERSION = 1
 STAGE = "snapshot"
@@ -103,6 +103,10 @@ class Snapshot:
         """The token shards of a split, memory-mapped when first touched."""
         return SnapshotShards(self, split)
 
+    def part(self, split: str) -> SnapshotSplit:
+        """A split, to be opened by another process."""
+        return SnapshotSplit(store=self.store.root.url, fingerprint=self.fingerprint, split=split, label=self.label)
+
     def unlike(self, fixed: Mapping[str, Any]) -> str:
         """In which keys a refresh's fixed configuration differs from the corpus's, in words; empty when in none."""
         mine = self.value["fixed"]
@@ -121,19 +125,58 @@ class SnapshotShards(TokenShards):
     def __init__(self, snapshot: Snapshot, split: str) -> None:
         rows = snapshot.table()
         shards = rows.filter(pc.equal(rows["split"], split)).drop_columns("split").to_pylist()
-        super().__init__(
-            snapshot.artifact.path(_VALUE).parent, {"vocab_size": snapshot.value["vocab_size"], "shards": shards}
-        )
+        super().__init__(snapshot.artifact.location, {"vocab_size": snapshot.value["vocab_size"], "shards": shards})
         self._store = snapshot.store
         self._artifacts: dict[str, Artifact] = {}
 
     def path(self, shard: int) -> Path:
-        """The file of a shard."""
+        """The local file of a shard, fetched if need be. Raises ShardError when there is none."""
         entry = self.shards[shard]
         name = entry["artifact"]
-        if name not in self._artifacts:
-            self._artifacts[name] = self._store.open("tokenize", name)
-        return self._artifacts[name].path(entry["file"])
+        try:
+            if name not in self._artifacts:
+                self._artifacts[name] = self._store.open("tokenize", name)
+            path = self._artifacts[name].path(entry["file"])
+        except ArtifactError as error:
+            raise ShardError(str(error)) from None
+        if not path.exists():
+            raise ShardError(f"{path}: is missing")
+        return path
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SnapshotSplit:
+    """A split of a snapshot, as other processes are told of it."""
+
+    store: str
+    fingerprint: str
+    split: str
+    label: str
+
+    def open(self) -> TokenShards:
+        """Its token shards."""
+        store = Store(self.store)
+        return read_snapshot(store, store.open(STAGE, self.fingerprint)).shards(self.split)
+
+    def __str__(self) -> str:
+        return f"{self.split} of {self.label}"
+
+
+ShardSource = Folder | SnapshotSplit
+"""Where token shards are: a folder that `ShardWriter` wrote, or a split of a snapshot."""
+
+
+def shards_of(tokens: Artifact, split: str) -> ShardSource:
+    """Where a split of an artifact of stage `tokenize`, `pairs` or `snapshot` is."""
+    if tokens.stage != STAGE:
+        return tokens.location / split
+    store = Store(tokens.root.url.rsplit("/", 2)[0])  # the artifact is <store>/<stage>/<fingerprint>
+    return read_snapshot(store, tokens).part(split)
+
+
+def open_shards(source: Path | ShardSource) -> TokenShards:
+    """The token shards of a source. Raises ShardError or ArtifactError when they cannot be opened."""
+    return source.open() if isinstance(source, SnapshotSplit) else TokenShards.open(source)
 
 
 def read_snapshot(store: Store, artifact: Artifact) -> Snapshot:

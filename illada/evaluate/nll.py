@@ -25,10 +25,10 @@ import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
 
-from illada.artifacts import Folder, Progress
+from illada.artifacts import Progress
 from illada.config import Evaluate, Objective
 from illada.data.permutation import Permutation
-from illada.data.shards import TokenShards
+from illada.data.snapshots import ShardSource, open_shards
 from illada.data.windows import Windows
 from illada.model.hf.modeling_illada import ILLaDAForCausalLM
 from illada.sample.model import load
@@ -43,7 +43,7 @@ class EvaluationError(ValueError):
 
 
 def evaluate_nll(
-    folder: Path, shards: Path | Folder, config: Evaluate, objective: Objective, window: int, progress: Progress
+    folder: Path, shards: Path | ShardSource, config: Evaluate, objective: Objective, window: int, progress: Progress
 ) -> dict[str, Any]:
     """The bound of the model in `folder` on `config.windows` windows of `window` tokens of `shards`, in nats.
 
@@ -55,7 +55,7 @@ def evaluate_nll(
     """
     assert objective.kind == "masked", "the bound of another objective is another formula"
     model, tokenizer = load(folder)
-    windows = Windows(TokenShards.open(shards), window)
+    windows = Windows(open_shards(shards), window)
     _check(windows, model, shards)
     count = min(config.windows, len(windows))
     chosen = Permutation(len(windows), config.seed, 0, domain="evaluate").take(np.arange(count))
@@ -75,7 +75,7 @@ def evaluate_nll(
     }
 
 
-def _check(windows: Windows, model: ILLaDAForCausalLM, shards: Path | Folder) -> None:
+def _check(windows: Windows, model: ILLaDAForCausalLM, shards: Path | ShardSource) -> None:
     if len(windows) < 2:
         total = int(windows.shards.counts.sum())
         raise EvaluationError(

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -55,14 +56,14 @@ def write_card(
         model=architecture,
         count=parameters(architecture),
         dtype=json.loads(model.path("config.json").read_text(encoding="utf-8"))["dtype"],
-        sources=[_source(artifact) for artifact in chain if not artifact.record["inputs"]],
-        tokens=stages["tokenize"].statistics,
-        languages=_by_size(stages["tokenize"].statistics["languages"]),
-        funnel=[_step(step) for name in ("curate", "deduplicate") for step in stages[name].statistics["funnel"]],
+        sources=_sources(chain),
+        tokens=_tokens(stages),
+        languages=_by_size(_tokens(stages)["languages"]),
+        funnel=[_step(step) for step in _funnel(chain)],
         personal_data=stages["deduplicate"].record["config"]["format_pii"],
         tokenizer=stages["tokenizer"].statistics,
         pairs=stages["pairs"].statistics if "pairs" in stages else None,
-        trainings=[_training(stages[name]) for name in ("pretrain", "sft") if name in stages],
+        trainings=[_training(stages[name]) for name in ("pretrain", "sft", "checkpoint") if name in stages],
         evaluations=[{"label": _LABELS.get(name, name), **result} for name, result in evaluations.items()],
         gates=gates_table(gates.statistics["gates"]),
         report=stages["decontaminate"].statistics if "decontaminate" in stages else None,
@@ -74,7 +75,7 @@ def write_card(
 
 def front_matter(config: Release, stages: Mapping[str, Artifact]) -> str:
     """The YAML head that model hubs read."""
-    languages = [name for name, _ in _by_size(stages["tokenize"].statistics["languages"])]
+    languages = [name for name, _ in _by_size(_tokens(stages)["languages"])]
     head = {
         "license": config.licence,
         "language": [name for name in languages if _LANGUAGE.fullmatch(name)],
@@ -106,15 +107,38 @@ def share(part: float, whole: float) -> str:
     return f"{100 * part / whole:.1f}%" if whole else "-"
 
 
-def _source(artifact: Artifact) -> dict[str, Any]:
-    inventory = read_inventory(artifact)
-    return {
-        "source": inventory["source"],
-        "origin": inventory["origin"],
-        "licence": inventory["licence"],
-        "files": len(inventory["files"]),
-        "bytes": sum(file["bytes"] for file in inventory["files"]),
-    }
+def _tokens(stages: Mapping[str, Artifact]) -> Mapping[str, Any]:
+    """Counts of all tokens: of a run on a corpus those of its newest snapshot, the last in the chain."""
+    return stages["snapshot" if "snapshot" in stages else "tokenize"].statistics
+
+
+def _sources(chain: Sequence[Artifact]) -> list[dict[str, Any]]:
+    """A row a source; a corpus has an acquisition of it for each refresh."""
+    rows: dict[tuple[str, ...], dict[str, Any]] = {}
+    for artifact in chain:
+        if artifact.record["inputs"]:
+            continue
+        inventory = read_inventory(artifact)
+        names = {key: inventory[key] for key in ("source", "origin", "licence")}
+        row = rows.setdefault(tuple(names.values()), {**names, "files": 0, "bytes": 0})
+        row["files"] += len(inventory["files"])
+        row["bytes"] += sum(file["bytes"] for file in inventory["files"])
+    return list(rows.values())
+
+
+def _funnel(chain: Sequence[Artifact]) -> list[dict[str, Any]]:
+    """The steps of curation and deduplication, added up over the refreshes of a corpus."""
+    rows: dict[tuple[str, str], dict[str, Any]] = {}
+    for name in ("curate", "deduplicate"):
+        for step in (step for artifact in chain if artifact.stage == name for step in artifact.statistics["funnel"]):
+            row = rows.setdefault(
+                (name, step["step"]), {"step": step["step"], "dropped": Counter(), "failed": Counter()}
+            )
+            for key in ("documents_in", "bytes_in", "documents_out", "bytes_out"):
+                row[key] = row.get(key, 0) + step[key]
+            for key in ("dropped", "failed"):
+                row[key].update(step[key])
+    return list(rows.values())
 
 
 def _step(step: Mapping[str, Any]) -> dict[str, Any]:
@@ -123,7 +147,9 @@ def _step(step: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _training(artifact: Artifact) -> dict[str, Any]:
-    return {"stage": artifact.stage, "config": artifact.record["config"]["training"], "figures": artifact.statistics}
+    config = artifact.record["config"]
+    stage = f"{config['of']['stage']}, to step {config['step']:,}" if "of" in config else artifact.stage
+    return {"stage": stage, "config": config["training"], "figures": artifact.statistics}
 
 
 def _by_size(languages: Mapping[str, Mapping[str, Any]]) -> list[tuple[str, Mapping[str, Any]]]:

@@ -32,6 +32,7 @@ PLACES: Mapping[str, tuple[int, float, tuple[str, ...]]] = {
     "decontaminate": (2, 2, ("deduplicate", "pairs")),
 }
 _OPTIONAL = ("checkpoint", "decontaminate")
+_TEXTS = ("curate", "deduplicate", "tokenizer", "tokenize")
 _STATES = {
     "done": ("done", "reused", "finished"),
     "running": ("running",),
@@ -51,7 +52,8 @@ def with_pending(view: RunView) -> RunView:
     rows = sources if isinstance(sources, list) else []
     expected = [f"{ACQUIRE}{row['name']}" for row in rows if isinstance(row, Mapping) and "name" in row]
     reached = {stage.name: stage for stage in view.stages}
-    chain = [name for name in PLACES if name in reached or name not in _OPTIONAL]
+    elsewhere = _TEXTS if configured(view, "data", "corpus") else ()  # made by the refreshes of a corpus
+    chain = [name for name in PLACES if name in reached or name not in (*_OPTIONAL, *elsewhere)]
     order = [*expected, *(name for name in reached if name.startswith(ACQUIRE)), *chain, *reached]
     stages = [reached.get(name) or StageView(name=name, state="pending") for name in dict.fromkeys(order)]
     return replace(view, stages=stages)

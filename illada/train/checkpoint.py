@@ -163,6 +163,13 @@ def published(work: Folder) -> list[str]:
     return sorted(name.partition("/")[0] for name in folder.names("step-"))
 
 
+def open_step(work: Folder, step: int) -> Stored:
+    """The published checkpoint of a step, its files unchecked. CheckpointError when there is none, or no longer."""
+    folder, name = work / FOLDER, _name(step)
+    manifest = read_manifest(folder / name)
+    return Stored(folder=_data(folder, name, manifest), manifest=manifest)
+
+
 def latest(work: Folder, epoch: int) -> Latest:
     """The newest good checkpoint. Newer ones that are damaged are moved aside and named in `rejected`.
 

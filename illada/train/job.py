@@ -2,28 +2,33 @@
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass
 from typing import Any, Self
 
 from illada.artifacts import Folder
 from illada.config import ModelConfig, Training, TrainPlacement
-from illada.data.loader import Loader
-from illada.data.shards import TokenShards
+from illada.data.loader import Loader, MovingLoader
+from illada.data.snapshots import ShardSource, SnapshotSplit, open_shards
 from illada.data.windows import Windows
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Job:
-    """One training stage. `domain` names its stream of order and noise; `epoch` is the driver's fencing epoch."""
+    """One training stage. `domain` names its stream of order and noise; `epoch` is the driver's fencing epoch.
+
+    `moves` are the steps from which on it uses other shards.
+    """
 
     training: Training
     model: ModelConfig
     placement: TrainPlacement
-    shards: Folder
+    shards: ShardSource
     initial: Folder | None
     work: Folder
     domain: str
     epoch: int
+    moves: tuple[tuple[int, ShardSource], ...] = ()
 
     def to_json(self) -> dict[str, Any]:
         """Plain JSON types."""
@@ -31,7 +36,8 @@ class Job:
             "training": self.training.identity(),
             "model": self.model.identity(),
             "placement": self.placement.identity(),
-            "shards": str(self.shards),
+            "shards": _plain(self.shards),
+            "moves": [[step, _plain(shards)] for step, shards in self.moves],
             "initial": str(self.initial) if self.initial else None,
             "work": str(self.work),
             "domain": self.domain,
@@ -45,7 +51,8 @@ class Job:
             training=Training.model_validate(value["training"]),
             model=ModelConfig.model_validate(value["model"]),
             placement=TrainPlacement.model_validate(value["placement"]),
-            shards=Folder.at(value["shards"]),
+            shards=_source(value["shards"]),
+            moves=tuple((step, _source(shards)) for step, shards in value["moves"]),
             initial=Folder.at(value["initial"]) if value["initial"] else None,
             work=Folder.at(value["work"]),
             domain=value["domain"],
@@ -54,9 +61,16 @@ class Job:
 
     def loader(self) -> Loader:
         """The stage's batches. ValueError when there is too little data for one."""
-        windows = Windows(TokenShards.open(self.shards), self.training.window)
-        return Loader(
-            windows, self.training.global_batch, self.training.seed, self.training.objective, domain=self.domain
+        training = self.training
+        windows, *later = (
+            Windows(open_shards(source), training.window)
+            for source in (self.shards, *(shards for _, shards in self.moves))
+        )
+        if not later:
+            return Loader(windows, training.global_batch, training.seed, training.objective, domain=self.domain)
+        moves = list(zip((step for step, _ in self.moves), later, strict=True))
+        return MovingLoader(
+            windows, moves, training.global_batch, training.seed, training.objective, domain=self.domain
         )
 
     def total_steps(self, loader: Loader) -> int:
@@ -65,3 +79,11 @@ class Job:
             return self.training.steps
         assert self.training.epochs is not None
         return loader.steps(self.training.epochs)
+
+
+def _plain(source: ShardSource) -> str | dict[str, str]:
+    return dataclasses.asdict(source) if isinstance(source, SnapshotSplit) else source.url
+
+
+def _source(value: str | dict[str, str]) -> ShardSource:
+    return Folder.at(value) if isinstance(value, str) else SnapshotSplit(**value)

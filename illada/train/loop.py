@@ -78,6 +78,8 @@ def _run(job: Job, stop: threading.Event, on_row: Callable[[Mapping[str, Any]], 
         append_event(job.work, "start", step=found.step, total_steps=total_steps, epoch=job.epoch, **layout, **resumed)
     gc.freeze()  # Megatron collects garbage at every checkpoint; modules and weights need not be looked at again
     for step in range(found.step, total_steps):
+        if first and (data := loader.moved(step)) is not None:
+            append_event(job.work, "move", step=step, data=data)
         row = stepper.step(step)
         skips = skips + 1 if row.get("skipped") else 0
         if log is not None:

@@ -8,20 +8,26 @@ had finished training but not published, no rank is started.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from illada.artifacts import Attempt, Folder, Progress, claim, write_json, write_text
 from illada.config import ConfigError, ModelConfig, Training, TrainPlacement
+from illada.data.snapshots import ShardSource, SnapshotSplit
 from illada.model.arithmetic import parameters
 from illada.train import checkpoint
 from illada.train.events import EVENTS, EventCount
 from illada.train.goodput import Goodput
+from illada.train.inherit import inherit
 from illada.train.job import Job
 from illada.train.metrics import METRICS, drop_rows, read_rows
 
 TRAIN_VERSION = 1
+TRAININGS = ("pretrain", "sft")
+"""Names of the stages that train."""
+IDENTITY = "identity.json"
+"""In `work`: what the unfinished stage is, for whoever takes one of its checkpoints."""
 _POLL_SECONDS = 0.5
 _LAST_STEPS = 10
 _FIGURES = ("loss", "lr", "grad_norm", "tokens", "tokens_per_second")
@@ -30,18 +36,20 @@ _FIGURES = ("loss", "lr", "grad_norm", "tokens", "tokens_per_second")
 def train(
     config: Training,
     model: ModelConfig,
-    shards: Folder,
+    shards: ShardSource,
     initial: Folder | None,
     attempt: Attempt,
     placement: TrainPlacement,
     progress: Progress,
+    moves: Sequence[tuple[int, SnapshotSplit]] = (),
+    earlier: Sequence[Folder] = (),
 ) -> dict[str, Any]:
     """Train `model` on the token shards in `shards`; Ray is initialised.
 
     Args:
         config: objective, optimizer, schedule and duration.
         model: the architecture.
-        shards: a folder of token shards, where every node sees it.
+        shards: a folder of token shards where every node sees it, or a split of a snapshot.
         initial: a `checkpoint` folder to take weights from; None starts from initial ones.
         attempt: its output receives `checkpoint/`, `metrics.jsonl` and `events.jsonl`.
         placement: layout and resources; a change of it between attempts is fine.
@@ -50,7 +58,8 @@ def train(
 
     Returns:
         steps, tokens, epochs, final_loss (mean of the last ten steps), parameters, seconds_training (of steps alone),
-        tokens_per_second, restarts, skipped, and checkpoints (the steps at which one was published).
+        tokens_per_second, restarts, skipped, checkpoints (the steps at which one was published), and on snapshots of a
+        corpus `snapshots`: each with the step from which on it was used.
 
     Raises:
         ConfigError: data, model and layout do not fit together.
@@ -63,6 +72,7 @@ def train(
         model=model,
         placement=placement,
         shards=shards,
+        moves=tuple(moves),
         initial=initial,
         work=attempt.work,
         domain=attempt.identity.stage,
@@ -78,7 +88,13 @@ def train(
     if job.initial is not None:
         checkpoint.require_model(checkpoint.Stored.at(job.initial), model)
     claim(job.work, job.epoch)
+    identity = attempt.identity
+    attempt.work.write_json(
+        IDENTITY, {"version": identity.version, "config": identity.config, "inputs": identity.inputs}
+    )
     progress.start(total_steps, "steps")
+    if not checkpoint.published(job.work):
+        inherit(job, loader, earlier, attempt.scratch)
     found = checkpoint.find(job.work, job.epoch)
     if found.step < total_steps:
         drop_rows(job.work, found.step)
@@ -94,7 +110,7 @@ def train(
     return {
         "steps": total_steps,
         "tokens": tokens,
-        "epochs": total_steps * config.global_batch / len(loader.windows),
+        "epochs": loader.epochs(total_steps),
         "final_loss": sum(last) / len(last) if last else None,
         "parameters": parameters(model).total,
         "seconds_training": seconds,
@@ -102,7 +118,18 @@ def train(
         "restarts": sum(event["event"] == "restart" for event in events),
         "skipped": len(rows) - len(made),
         "checkpoints": sorted({event["step"] for event in events if event["event"] == "checkpoint"}),
+        **_snapshots(job),
     }
+
+
+def _snapshots(job: Job) -> dict[str, Any]:
+    used = [(0, job.shards), *job.moves]
+    rows = [
+        {"step": step, "snapshot": source.label, "fingerprint": source.fingerprint}
+        for step, source in used
+        if isinstance(source, SnapshotSplit)
+    ]
+    return {"snapshots": rows} if rows else {}
 
 
 def _run_ranks(job: Job, scratch: Path, done: int, progress: Progress) -> None:

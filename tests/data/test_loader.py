@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from illada.config import Objective
-from illada.data.loader import Batch, Loader
+from illada.data.loader import Batch, Loader, MovingLoader
 from illada.data.noise import window_noise
 from illada.data.permutation import Permutation
 from illada.data.shards import TokenShards
@@ -163,3 +163,62 @@ def test_too_few_tokens(shards: TokenShards) -> None:
 def test_rows_outside_the_step(shards: TokenShards, step: int, first: int, count: int) -> None:
     with pytest.raises(ValueError, match="a step has rows 0 to 8"):
         loader(shards).batch(step, first, count)
+
+
+@pytest.fixture
+def grown(make_shards: Make, documents: Documents) -> TokenShards:
+    """A newer snapshot: the shards of `shards` and more."""
+    return make_shards([*documents, *documents[:150]])
+
+
+def moving(shards: TokenShards, *moves: tuple[int, TokenShards], **options: object) -> MovingLoader:
+    windows = [(step, Windows(later, 32)) for step, later in moves]
+    return MovingLoader(Windows(shards, 32), windows, 8, **{"seed": 3, "objective": Objective(), **options})
+
+
+def test_a_move_goes_on_with_the_newer_shards(shards: TokenShards, grown: TokenShards) -> None:
+    step = loader(shards).steps(1) + 3  # in the second epoch
+    before, after = loader(shards), loader(grown, domain=f"train@{step}")
+    both = moving(shards, (step, grown))
+    for at in (0, step - 1):
+        assert_same(both.batch(at, 0, 8), before.batch(at, 0, 8))
+        assert both.epoch(at) == before.epoch(at)
+    epoch = after.steps(1)
+    seen = np.concatenate([both.batch(step + at, 0, 8).window_ids for at in range(epoch)])
+    assert len(set(seen.tolist())) == len(seen), "a fresh order of all windows of the newer snapshot"
+    for at in (0, 5, epoch + 1):
+        assert_same(both.batch(step + at, 0, 8), after.batch(at, 0, 8))
+        assert both.epoch(step + at) == after.epoch(at)
+    assert both.epochs(step) == before.epochs(step)
+    assert both.epochs(step + epoch) == pytest.approx(before.epochs(step) + after.epochs(epoch))
+    assert [both.moved(at) for at in (0, step - 1, step, step + 1)] == [None, None, grown.fingerprint, None]
+
+
+def test_a_window_that_both_snapshots_have_gets_other_noise(shards: TokenShards, grown: TokenShards) -> None:
+    both = moving(shards, (50, grown))
+
+    def masks(steps: range) -> dict[int, NDArray[np.bool_]]:
+        batches = [both.batch(step, 0, 8) for step in steps]
+        return {int(i): mask for batch in batches for i, mask in zip(batch.window_ids, batch.mask, strict=True)}
+
+    early, late = masks(range(20)), masks(range(50, 90))
+    shared = early.keys() & late.keys()
+    assert len(shared) > 10
+    assert not any((early[window] == late[window]).all() for window in shared)
+
+
+def test_resume_around_a_move(shards: TokenShards, grown: TokenShards, make_shards: Make, documents: Documents) -> None:
+    both = moving(shards, (4, grown), (9, shards))
+    for step in (0, 3, 4, 5, 9, 10):
+        resumed = moving(shards, (4, grown), (9, shards))
+        assert resumed.check(both.state(step)) == step
+        assert_same(resumed.batch(step, 0, 8), both.batch(step, 0, 8))
+    plain, one = loader(shards), moving(shards, (4, grown))
+    for step in (0, 3, 4):
+        assert both.state(step) == plain.state(step), "up to the move a checkpoint is one of a run without it"
+        assert both.check(plain.state(step)) == step
+    assert both.check(one.state(9)) == 9
+    other = moving(shards, (4, make_shards(documents[1:])))
+    for stranger, step in ((plain, 5), (moving(shards, (5, grown)), 6), (one, 10), (other, 5)):
+        with pytest.raises(ValueError, match=r"another training run \(moves: .* there, .* here"):
+            both.check(stranger.state(step))

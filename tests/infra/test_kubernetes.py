@@ -28,7 +28,8 @@ from infra_manifests import (
 from jsonschema import ValidationError
 
 from illada.cli.main import app
-from illada.config import WorkflowConfig, load_config
+from illada.config import RefreshConfig
+from workflows.registry import load_workflow
 
 OVERLAYS = ("cpu-small", "production")
 Built = Callable[[str], list[Manifest]]
@@ -210,6 +211,23 @@ def test_pods_are_confined(built: Built, overlay: str) -> None:
 
 
 @pytest.mark.parametrize("overlay", OVERLAYS)
+def test_downloads_fit_into_the_scratch_volume(built: Built, overlay: str) -> None:
+    """A pod that exceeds the limit of an emptyDir is evicted."""
+    unit = {"Gi": 2**30, "Ti": 2**40}
+    checked = 0
+    for pod in pods(built(f"overlays/{overlay}")):
+        (container,) = pod["spec"]["containers"]
+        values = {variable["name"]: variable.get("value") for variable in container["env"]}
+        if "ILLADA_CACHE_GB" in values:
+            (limit,) = (v["emptyDir"]["sizeLimit"] for v in pod["spec"]["volumes"] if v["name"] == "scratch")
+            assert float(values["ILLADA_CACHE_GB"]) * 1e9 <= int(limit[:-2]) * unit[limit[-2:]] / 2
+            (mount,) = (m["mountPath"] for m in container["volumeMounts"] if m["name"] == "scratch")
+            assert mount == "/tmp"  # where the cache is by default
+            checked += 1
+    assert checked == {"cpu-small": 3, "production": 4}[overlay]
+
+
+@pytest.mark.parametrize("overlay", OVERLAYS)
 def test_secrets_are_in_secrets_only(built: Built, overlay: str) -> None:
     manifests = built(f"overlays/{overlay}")
     planted = [value for values in SECRETS.values() for value in values.values()]
@@ -276,8 +294,11 @@ def test_commands_exist(built: Built, name: str, kind: str, find: Callable[[Mani
 def test_run_of_the_installation_is_a_configuration(built: Built, overlay: str, tmp_path: Path) -> None:
     runs = next(m for m in built(f"overlays/{overlay}") if m["metadata"]["name"] == "illada-runs")
     for name, text in runs["data"].items():
-        image_folder = "/opt/illada/"
-        assert f"extends: {image_folder}" in text
-        (tmp_path / name).write_text(text.replace(image_folder, f"{ROOT}/"))
-        loaded = load_config(tmp_path / name, WorkflowConfig)
+        (tmp_path / name).write_text(text)
+        loaded = load_workflow(tmp_path / name)
+        assert isinstance(loaded, RefreshConfig)
         assert loaded.placement.store.startswith("s3://") and loaded.placement.ray_address == "auto"
+        workers = the(built(f"overlays/{overlay}"), "RayCluster")["spec"]["workerGroupSpecs"][0]
+        (container,) = workers["template"]["spec"]["containers"]
+        cpus = int(container["resources"]["requests"]["cpu"]) * workers["maxReplicas"]
+        assert loaded.placement.data.workers * loaded.placement.data.cpus_per_worker <= cpus

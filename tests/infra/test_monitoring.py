@@ -189,3 +189,12 @@ def test_pods_are_scraped_where_they_export() -> None:
         (container,) = group["template"]["spec"]["containers"]
         ports = {port["name"]: port["containerPort"] for port in container["ports"]}
         assert ports[keep["regex"]] == int(group["rayStartParams"]["metrics-export-port"])
+
+
+def test_documentation_lists_every_metric_with_its_tags() -> None:
+    text = (INFRA.parent / "docs" / "deploying.md").read_text(encoding="utf-8")
+    listed = {
+        name: set(re.findall(r"`(\w+)`", tags))
+        for name, tags in re.findall(r"^\| `(illada_\w+)` \|([^|]*)\|", text, re.MULTILINE)
+    }
+    assert listed == {metric.name: set(metric.tags) for metric in METRICS}

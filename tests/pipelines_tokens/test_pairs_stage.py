@@ -24,7 +24,7 @@ SFT = Path(__file__).resolve().parents[2].parent / "shared" / "data" / "sft"
 
 
 def build(stages, config: Pairs, documents: Artifact, tokenizer: Artifact, name: str = "pairs") -> Artifact:
-    return stages.run(name, lambda attempt: build_pairs(config, documents, tokenizer, attempt, NoProgress()))
+    return stages.run(name, lambda attempt: build_pairs(config, [documents], tokenizer, attempt, NoProgress()))
 
 
 @pytest.fixture(scope="module")

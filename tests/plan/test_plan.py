@@ -238,6 +238,15 @@ def test_command_prints_every_figure(name: str, total: float, non_embedding: flo
     )
 
 
+def test_a_refresh_has_no_plan(tmp_path: Path) -> None:
+    source = {"kind": "folder", "name": "crawl", "files": "jsonl", "location": str(tmp_path)}
+    config = tmp_path / "refresh.yaml"
+    refresh = {"workflow": "refresh", "name": "r", "corpus": "web", "sources": [source]}
+    config.write_text(json.dumps(refresh | {"tokenizer": {"vocab_size": 512}}))
+    result = CliRunner().invoke(app, ["plan", str(config)])
+    assert isinstance(result.exception, ConfigError) and "trains nothing" in str(result.exception)
+
+
 @pytest.mark.parametrize("name", ["illada-8b", "llada-8b"])
 def test_wrong_vocabulary_is_refused(name: str) -> None:
     with pytest.raises(ConfigError, match="vocab_size"):

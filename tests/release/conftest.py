@@ -210,6 +210,12 @@ def released(chain: Chain) -> Artifact:
     return build(chain.store, chain.artifacts)
 
 
+@pytest.fixture(scope="session")
+def gates_with() -> Callable[[Store, list[Artifact], Mapping[str, Any]], Artifact]:
+    """A function that evaluates a chain's gates with other thresholds or waivers than the release's."""
+    return lambda store, artifacts, changes: build_gates(store, artifacts, CONFIG.model_copy(update=dict(changes)))
+
+
 @pytest.fixture
 def build_in(tmp_path: Path) -> Callable[[list[Artifact]], Artifact]:
     """A function that releases a chain into a store of its own."""

@@ -145,19 +145,17 @@ def test_a_threshold_needs_a_bound() -> None:
         parse_config({"metric": "m"}, Threshold)
 
 
-def test_gates_of_a_chain(chain: Chain, tmp_path: Path) -> None:
+def test_gates_of_a_chain(chain: Chain, gates_with: Callable[..., Artifact], tmp_path: Path) -> None:
     """What is damaged is named without the store's path; every failure is in one error; nothing is published."""
-    from conftest import CONFIG, build_gates
-
     shutil.copytree(chain.store.root.url, tmp_path / "store")
     store = Store(tmp_path / "store")
     artifacts = [store.open(artifact.stage, artifact.fingerprint) for artifact in chain.artifacts]
     victim = next(artifact for artifact in artifacts if artifact.stage == "acquire-web")
     victim.path("00000.warc.gz").write_text("xyz")
     before = (store.root / "gates").folders()
-    strict = CONFIG.model_copy(update={"waivers": {}, "gates": Gates(evaluation=threshold(at_most=1).evaluation)})
+    strict = {"waivers": {}, "gates": threshold(at_most=1)}
     with pytest.raises(GatesFailedError, match="4 of 4 gates failed") as caught:
-        build_gates(store, artifacts, strict)
+        gates_with(store, artifacts, strict)
     assert f"acquire-web/{victim.fingerprint[:12]}: 00000.warc.gz: its sha256 differs" in str(caught.value)
     assert str(tmp_path) not in str(caught.value)
     published = [name for name in (store.root / "gates").folders() if store.root.exists(f"gates/{name}/record.json")]

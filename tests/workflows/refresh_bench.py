@@ -10,11 +10,9 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-import sqlalchemy as sa
-
-from illada.config import RefreshConfig
+from illada.config import RefreshConfig, RunConfig
 from illada.durable.database import open_database
-from illada.durable.engine import execute
+from illada.durable.engine import Graph, execute
 from illada.durable.runs import RunRegistry
 from pipelines.warc import WarcWriter
 from workflows.refresh import refresh
@@ -90,6 +88,11 @@ def configuration(root: Path, **changes: Any) -> RefreshConfig:
 
 def run_refresh(config: RefreshConfig, database: Path, run_id: str = "daily") -> dict[str, Any]:
     """Run the workflow in this process; returns its result."""
-    engine: sa.Engine = open_database(f"sqlite:///{database}")
+    return execute_graph(config, database, run_id, lambda runner: refresh(runner, config))
+
+
+def execute_graph(config: RunConfig, database: Path, run_id: str, graph: Graph) -> dict[str, Any]:
+    """Register a run and take it to its end in this process."""
+    engine = open_database(f"sqlite:///{database}")
     registered = RunRegistry(engine).create(run_id, "", config.identity(), config.placement.store, [])
-    return dict(execute(registered, engine, lambda runner: refresh(runner, config)))
+    return dict(execute(registered, engine, graph))
