@@ -9,7 +9,20 @@ import typer
 from rich.console import Console
 
 from illada.cli import (
-    cancel, data, drive, fork, generate, logs, plan, release, report, run, schedule, status, submit, verify,
+    cancel,
+    data,
+    drive,
+    fork,
+    generate,
+    logs,
+    plan,
+    release,
+    report,
+    run,
+    schedule,
+    status,
+    submit,
+    verify,
 )  # fmt: skip
 
 app = typer.Typer(
