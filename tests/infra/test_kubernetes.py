@@ -278,6 +278,11 @@ def test_ray_and_python_are_the_pinned_ones(built: Built) -> None:
     [
         ("jobs/once", "RayJob", lambda manifest: shlex.split(manifest["spec"]["entrypoint"])),
         ("jobs/cron", "RayCronJob", lambda manifest: shlex.split(manifest["spec"]["jobTemplate"]["entrypoint"])),
+        (
+            "overlays/production",
+            "Deployment",
+            lambda manifest: next(pods(manifest))["spec"]["containers"][0]["command"],
+        ),
     ],
 )
 def test_commands_exist(built: Built, name: str, kind: str, find: Callable[[Manifest], list[str]]) -> None:

@@ -20,11 +20,9 @@ from pathlib import Path
 
 import psutil
 import pytest
+from chain import write_config
 from infra_manifests import BIN, INFRA, ROOT
 from infra_slurm import Slurm, missing, slurm
-
-sys.path.insert(0, str(ROOT / "tests" / "workflows"))
-from chain import write_config
 
 SCRIPT = INFRA / "slurm" / "illada.sbatch"
 
