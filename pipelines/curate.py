@@ -8,19 +8,21 @@ was rejected with reasons in `rejected/*.parquet`, and the funnel as statistics.
 from __future__ import annotations
 
 import functools
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from illada.artifacts import Artifact, Attempt, Progress, atomic_path
+from illada.artifacts import Artifact, ArtifactError, Attempt, Progress, atomic_path
+from illada.artifacts.folder import is_url
 from illada.config import Curate, DataPlacement
 from pipelines.documents import TextDocument, write_documents
 from pipelines.funnel import MAX_DAMAGED, Tally, main_losses, merge
 from pipelines.inputs import checksum, plan_units, read_inventory
 from pipelines.pool import Results, Unit, run_units
+from pipelines.shared import Reference, fetch
 
 CURATE_VERSION = 1
 
@@ -48,14 +50,14 @@ def curate(
             acquired.
     """
     units = plan_units([read_inventory(artifact) for artifact in sources.values()])
-    lists = Path(attempt.work.url) / "block-lists"
+    lists: Sequence[Reference] = ()
     if config.url_filter:
         progress.start(None, "block lists")
-        from pipelines.urls import build_block_lists
+        from pipelines.urls import share_block_lists
 
-        build_block_lists(lists)
+        lists = share_block_lists(attempt.scratch / "block-lists", attempt.work)
     factory = functools.partial(CurateWorker, config, lists)
-    results = run_units(units, factory, Path(attempt.work.url) / "units", placement, progress, "MB")
+    results = run_units(units, factory, attempt.work / "units", placement, progress, "MB")
     statistics = _statistics(results)
     if not statistics["languages"] and not may_be_empty:
         losses = main_losses(statistics["funnel"])
@@ -72,12 +74,12 @@ def curate(
 class CurateWorker:
     """Runs the filter chain on one unit after another. Imports datatrove and loads its models on construction."""
 
-    def __init__(self, config: Curate, block_lists: Path) -> None:
+    def __init__(self, config: Curate, block_lists: Sequence[Reference]) -> None:
         from pipelines.filters import build_chain
         from pipelines.readers import READ
 
         self._config = config
-        self._chain = build_chain(config, block_lists)
+        self._chain = build_chain(config, [fetch(file) for file in block_lists])
         self._steps = [READ, *(sink.step for _, sink in self._chain)]
         self._checked: set[str] = set()
 
@@ -86,11 +88,11 @@ class CurateWorker:
         from pipelines.readers import Reader
         from pipelines.recorder import Recorder, run_chain
 
-        self._check_unchanged(unit.payload)
+        path = self._unchanged(unit.payload)
         recorder = Recorder(self._steps, str(unit.payload["name"]), self._config.rejected_sample)
         languages, sources = Tally(), Tally()
         kept: list[TextDocument] = []
-        for document in run_chain(self._chain, Reader(unit.payload, recorder).run(), recorder):
+        for document in run_chain(self._chain, Reader(path, unit.payload, recorder).run(), recorder):
             text = TextDocument(
                 text=document.text,
                 id=document.id,
@@ -111,15 +113,22 @@ class CurateWorker:
             "damaged": recorder.damaged,
         }
 
-    def _check_unchanged(self, payload: Mapping[str, Any]) -> None:
-        path = str(payload["path"])
-        if path not in self._checked:
-            if not Path(path).exists() or checksum(Path(path))[1] != payload["sha256"]:
-                raise ValueError(
-                    f"{path}: missing or changed since source {payload['source']!r} was acquired; run again to take "
-                    "it as it is now"
-                )
-            self._checked.add(path)
+    def _unchanged(self, payload: Mapping[str, Any]) -> Path:
+        """A local path of the unit's input, which is as it was when it was acquired. Raises ValueError."""
+        file = payload["file"]
+        try:
+            path = Path(file["url"]) if payload["kind"] == "hf-dataset" else fetch(file)
+            known = is_url(file["url"]) or file["url"] in self._checked  # what is fetched is checked on its way
+            changed = not known and checksum(path)[1] != file["sha256"]
+        except (FileNotFoundError, ArtifactError):
+            changed = True
+        if changed:
+            raise ValueError(
+                f"{file['url']}: missing or changed since source {payload['source']!r} was acquired; run again to take "
+                "it as it is now"
+            )
+        self._checked.add(file["url"])
+        return path
 
 
 def _statistics(results: Results) -> dict[str, Any]:

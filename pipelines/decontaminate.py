@@ -20,9 +20,10 @@ import pyarrow.parquet as pq
 from illada.artifacts import Artifact, Attempt, Progress, write_json
 from illada.config import DataPlacement, Decontaminate
 from pipelines.benchmarks import Item, decontaminate_identity, read_items
-from pipelines.documents import document_files, read_documents
+from pipelines.documents import DocumentFile, document_files, read_documents
 from pipelines.ngrams import NgramIndex, words
 from pipelines.pool import Results, Unit, UnitResult, run_units
+from pipelines.shared import Reference, fetch
 
 DECONTAMINATE_VERSION = 1
 REPORT = "report.json"
@@ -51,11 +52,10 @@ def decontaminate(
     progress.start(None, "benchmarks")
     items = [item for benchmark in config.benchmarks for item in read_items(benchmark)]
     index = NgramIndex.build(((number, text) for number, item in enumerate(items) for text in item.texts), config.ngram)
-    folder = Path(attempt.work.url) / "index"
-    index.save(folder)
+    shared = index.share(attempt.scratch / "index", attempt.work)
     units = [unit for name, artifact in corpora.items() for unit in _units(name, artifact)]
-    factory = functools.partial(SearchWorker, folder, [item.benchmark for item in items])
-    results = run_units(units, factory, Path(attempt.work.url) / "units", placement, progress, "documents")
+    factory = functools.partial(SearchWorker, shared, [item.benchmark for item in items])
+    results = run_units(units, factory, attempt.work / "units", placement, progress, "documents")
     statistics = {
         "ngram": config.ngram,
         "documents": sum(result.statistics["documents"] for result in results),
@@ -78,8 +78,8 @@ def decontaminate(
 class SearchWorker:
     """Looks for the indexed n-grams in one unit after another."""
 
-    def __init__(self, index: Path, benchmarks: Sequence[str]) -> None:
-        self._index, self._benchmarks = NgramIndex.load(index), benchmarks
+    def __init__(self, index: Sequence[Reference], benchmarks: Sequence[str]) -> None:
+        self._index, self._benchmarks = NgramIndex.load(*map(fetch, index)), benchmarks
 
     def run(self, unit: Unit, output: Path) -> dict[str, Any]:
         """Write `found.json` (numbers of the items found); returns counts and the first examples of each benchmark."""
@@ -110,21 +110,21 @@ class SearchWorker:
 
 
 def _units(name: str, artifact: Artifact) -> Iterator[Unit]:
-    files = document_files(artifact) or [artifact.path(_PAIRS)]
-    for number, path in enumerate(files):
-        metadata = pq.read_metadata(path)
+    files = document_files(artifact) or [DocumentFile(artifact=artifact, name=_PAIRS)]
+    for number, file in enumerate(files):
+        metadata = file.metadata()
         for first in range(0, metadata.num_row_groups, _UNIT_GROUPS):
             count = min(_UNIT_GROUPS, metadata.num_row_groups - first)
             yield Unit(
                 name=f"{name}-{number:06d}-{first:06d}",
-                payload={"file": str(path), "pairs": path.name == _PAIRS, "first": first, "count": count},
+                payload={"file": file.reference, "pairs": file.name == _PAIRS, "first": first, "count": count},
                 weight=sum(metadata.row_group(first + group).num_rows for group in range(count)),
             )
 
 
 def _texts(payload: Mapping[str, Any]) -> Iterator[tuple[str, list[str]]]:
     """(id, texts) of each document or conversation of a unit."""
-    path, first, count = Path(payload["file"]), payload["first"], payload["count"]
+    path, first, count = fetch(payload["file"]), payload["first"], payload["count"]
     if not payload["pairs"]:
         for document in read_documents(path, first, count):
             yield document.id, [document.text]

@@ -21,15 +21,15 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import pyarrow.parquet as pq
 
 from illada.artifacts import Artifact, Attempt, Progress
 from illada.config import DataPlacement, Deduplicate
-from pipelines.documents import TextDocument, document_files, read_documents, write_documents
+from pipelines.documents import DocumentFile, TextDocument, document_files, read_documents, write_documents
 from pipelines.funnel import Funnel, Tally
 from pipelines.index import DIGESTS, SignatureIndex, band_table, build_part, look_up
-from pipelines.known import Lookups, save
+from pipelines.known import Lookups
 from pipelines.pool import ActorPool, Results, Unit
+from pipelines.shared import fetch, load_array, share_array
 
 DEDUPLICATE_VERSION = 1
 
@@ -64,12 +64,12 @@ def deduplicate(
     """
     files = document_files(curated)
     with ActorPool(functools.partial(DeduplicateWorker, config, index), placement) as pool:
-        signed = pool.run(_sign_units(files), Path(attempt.work.url) / "signed", progress, "documents")
-        lookups = None if index is None else Lookups(index, pool, Path(attempt.work.url) / "known", progress)
+        signed = pool.run(_sign_units(files), attempt.work / "signed", progress, "documents")
+        lookups = None if index is None else Lookups(index, pool, attempt.work / "known", attempt.scratch, progress)
         sizes = _gather(signed, "sizes")
         fates = _decide(signed, config.bands, lookups)
-        units = _write_units(files, sizes, fates.kept, Path(attempt.work.url))
-        written = pool.run(units, Path(attempt.work.url) / "written", progress, "documents")
+        units = _write_units(files, sizes, fates.kept, attempt)
+        written = pool.run(units, attempt.work / "written", progress, "documents")
         extended = {} if lookups is None else {"index": lookups.write(attempt, len(sizes))}
     for number, result in enumerate(written):
         result.adopt("documents.parquet", attempt, f"documents/{number:05d}.parquet")
@@ -112,7 +112,7 @@ class DeduplicateWorker:
     def _sign(self, unit: Unit, output: Path) -> dict[str, Any]:
         """Arrays with a row for each document: size, digest [2], whether it has a signature, band keys [bands, 2]."""
         rows = []
-        for document in read_documents(Path(unit.payload["path"])):
+        for document in read_documents(fetch(unit.payload["file"])):
             data = document.text.encode()
             signature = self._hasher.signature(document.text, document.language)
             keys = None if signature is None else self._hasher.band_keys(signature)
@@ -152,14 +152,14 @@ class DeduplicateWorker:
         return replace(document, text=format_pii(document.text), title=format_pii(document.title))
 
 
-def _sign_units(files: Sequence[Path]) -> list[Unit]:
+def _sign_units(files: Sequence[DocumentFile]) -> list[Unit]:
     return [
         Unit(
             name=f"{number:06d}",
-            payload={"task": "sign", "path": str(path)},
-            weight=pq.read_metadata(path).num_rows,
+            payload={"task": "sign", "file": file.reference},
+            weight=file.metadata().num_rows,
         )
-        for number, path in enumerate(files)
+        for number, file in enumerate(files)
     ]
 
 
@@ -208,10 +208,11 @@ def _decide(signed: Results, bands: int, lookups: Lookups | None) -> Fates:
     return Fates(first=first, unique=unique, fresh=fresh, kept=fresh & (roots == places))
 
 
-def _write_units(files: Sequence[Path], sizes: npt.NDArray[np.int64], kept: Mask, work: Path) -> list[Unit]:
+def _write_units(
+    files: Sequence[DocumentFile], sizes: npt.NDArray[np.int64], kept: Mask, attempt: Attempt
+) -> list[Unit]:
     """Output files as ranges of the kept documents with about equal bytes, each naming the rows it is read from."""
-    mask = work / "kept.npy"
-    save(mask, kept)
+    mask = share_array(kept, "kept", attempt.scratch, attempt.work)
     indices = np.flatnonzero(kept)
     if not len(indices):
         return []
@@ -219,7 +220,7 @@ def _write_units(files: Sequence[Path], sizes: npt.NDArray[np.int64], kept: Mask
     total = int(ends[-1])
     number = max(math.ceil(total / FILE_BYTES), min(_FEW_FILES, math.ceil(total / _SMALL_FILE_BYTES)))
     cuts = np.searchsorted(ends, [total * (part + 1) // number for part in range(number)], side="left") + 1
-    starts = np.cumsum([0, *(pq.read_metadata(path).num_rows for path in files)])
+    starts = np.cumsum([0, *(file.metadata().num_rows for file in files)])
     units: list[Unit] = []
     first = 0
     for last in cuts.tolist():
@@ -227,8 +228,8 @@ def _write_units(files: Sequence[Path], sizes: npt.NDArray[np.int64], kept: Mask
             continue
         begin, end = int(indices[first]), int(indices[last - 1]) + 1
         pieces = [
-            {"path": str(path), "offset": int(offset)}
-            for path, offset, following in zip(files, starts[:-1], starts[1:], strict=True)
+            {"file": file.reference, "offset": int(offset)}
+            for file, offset, following in zip(files, starts[:-1], starts[1:], strict=True)
             if offset < end and following > begin
         ]
         payload = {
@@ -236,8 +237,7 @@ def _write_units(files: Sequence[Path], sizes: npt.NDArray[np.int64], kept: Mask
             "pieces": pieces,
             "begin": begin,
             "end": end,
-            "kept": str(mask),
-            "digest": hashlib.sha256(kept.tobytes()).hexdigest(),
+            "kept": mask,
         }
         units.append(Unit(name=f"{len(units):06d}", payload=payload, weight=last - first))
         first = last
@@ -245,9 +245,9 @@ def _write_units(files: Sequence[Path], sizes: npt.NDArray[np.int64], kept: Mask
 
 
 def _kept_documents(payload: Mapping[str, Any]) -> Iterator[TextDocument]:
-    kept = np.load(payload["kept"], mmap_mode="r")
+    kept = load_array(payload["kept"])
     for piece in payload["pieces"]:
-        for index, document in enumerate(read_documents(Path(piece["path"])), piece["offset"]):
+        for index, document in enumerate(read_documents(fetch(piece["file"])), piece["offset"]):
             if payload["begin"] <= index < payload["end"] and kept[index]:
                 yield document
 

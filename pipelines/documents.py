@@ -16,6 +16,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from illada.artifacts import Artifact, atomic_path
+from pipelines.shared import reference
 
 SCHEMA = pa.schema(
     [
@@ -80,6 +81,28 @@ def read_documents(path: Path, first: int = 0, count: int | None = None) -> Iter
                 yield TextDocument(**row)
 
 
-def document_files(artifact: Artifact) -> list[Path]:
+@dataclass(frozen=True, kw_only=True, slots=True)
+class DocumentFile:
+    """A Parquet file of an artifact, which need not be on this node."""
+
+    artifact: Artifact
+    name: str
+
+    @property
+    def reference(self) -> dict[str, str]:
+        """For workers; see `pipelines.shared`."""
+        return reference(self.artifact, self.name)
+
+    def path(self) -> Path:
+        """A local path, fetched if need be."""
+        return self.artifact.path(self.name)
+
+    def metadata(self) -> pq.FileMetaData:
+        """The Parquet footer; the rest of the file is not read."""
+        with self.artifact.location.open(self.name) as file:
+            return pq.read_metadata(file)
+
+
+def document_files(artifact: Artifact) -> list[DocumentFile]:
     """The files of an artifact's `documents/` folder, in the order that defines document order."""
-    return [artifact.path(name) for name in artifact.names if name.startswith("documents/")]
+    return [DocumentFile(artifact=artifact, name=name) for name in artifact.names if name.startswith("documents/")]

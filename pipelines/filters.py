@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import functools
 from abc import abstractmethod
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Literal
 
@@ -43,7 +43,7 @@ def step_names(config: Curate) -> list[str]:
     return [name for name, on in wanted.items() if on]
 
 
-def build_chain(config: Curate, block_lists: Path) -> list[tuple[PipelineStep, Sink]]:
+def build_chain(config: Curate, block_lists: Sequence[Path]) -> list[tuple[PipelineStep, Sink]]:
     """The steps of `step_names`, each with the sink its rejections go to."""
 
     def by_language(make: Callable[[str], BaseFilter]) -> Callable[[Sink], BaseFilter]:

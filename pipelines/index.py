@@ -26,6 +26,7 @@ import numpy.typing as npt
 
 from illada.artifacts import Artifact, ArtifactError, Store
 from illada.config import Deduplicate
+from pipelines.shared import load_array
 
 INDEX = "index.json"
 INDEX_VERSION = 1
@@ -234,7 +235,7 @@ def contains(high: Words, low: Words, wanted: Keys) -> Mask:
 
 def look_up(index: SignatureIndex, payload: Mapping[str, Any], output: Path) -> dict[str, Any]:
     """A unit of work: which keys of a range of the queries any segment has, as `hits.npy`."""
-    wanted: Keys = np.load(payload["queries"], mmap_mode="r")[:, payload["first"] : payload["last"]]
+    wanted: Keys = load_array(payload["queries"])[:, payload["first"] : payload["last"]]
     hits = np.zeros(wanted.shape[1], dtype=bool)
     for segment in index.segments:
         high, low = segment.read(payload["table"], payload["bits"], payload["prefix"])
@@ -246,7 +247,7 @@ def look_up(index: SignatureIndex, payload: Mapping[str, Any], output: Path) -> 
 def build_part(index: SignatureIndex, payload: Mapping[str, Any], output: Path) -> dict[str, Any]:
     """A unit of work: the keys of a range that are new, merged with those of the newest segments, as `part.npy`."""
     span = slice(payload["first"], payload["last"])
-    new = np.load(payload["queries"], mmap_mode="r")[:, span][:, ~np.load(payload["hits"], mmap_mode="r")[span]]
+    new = load_array(payload["queries"])[:, span][:, ~load_array(payload["hits"])[span]]
     merged = index.segments[len(index.segments) - payload["merged"] :]
     older = [segment.read(payload["table"], payload["bits"], payload["prefix"]) for segment in merged]
     keys = merge_keys([*older, new])

@@ -14,6 +14,7 @@ from typing import Any
 
 from illada.artifacts import Artifact, fingerprint, sha256_file
 from pipelines.pool import Unit
+from pipelines.shared import open_part
 
 ROWS_BYTES = 64 * 2**20
 """About how much of a Parquet file one unit reads."""
@@ -21,11 +22,12 @@ DATASET_ROWS = 20_000
 
 
 def read_inventory(artifact: Artifact) -> dict[str, Any]:
-    """The parsed `inventory.json`, file paths made absolute; `name` keeps the path as it was."""
+    """The parsed `inventory.json`, in which `file` refers to each file wherever it is; see `pipelines.shared`."""
     inventory: dict[str, Any] = json.loads(artifact.path("inventory.json").read_text(encoding="utf-8"))
     for file in inventory["files"]:
-        file["name"] = file["path"]
-        file["path"] = file["path"] if file["path"].startswith("/") else str(artifact.path(file["path"]))
+        mine = not file["path"].startswith("/")
+        url = f"{artifact.location}/{file['path']}" if mine else file["path"]
+        file["file"] = {"url": url, "sha256": file["sha256"]}
     return inventory
 
 
@@ -38,7 +40,8 @@ def plan_units(inventories: Sequence[Mapping[str, Any]]) -> list[Unit]:
                 "source": inventory["source"],
                 "origin": inventory["origin"],
                 "columns": inventory.get("columns", {}),
-                **{key: file[key] for key in ("name", "path", "kind", "bytes", "sha256")},
+                "name": file["path"],
+                **{key: file[key] for key in ("file", "kind", "bytes")},
             }
             ranges = _ranges(file)
             for part, (first, last) in enumerate(ranges):
@@ -53,13 +56,13 @@ def _ranges(file: Mapping[str, Any]) -> list[tuple[int, int]]:
     if file["kind"] == "parquet":
         import pyarrow.parquet as pq
 
-        with pq.ParquetFile(file["path"]) as parquet:
+        with open_part(file["file"]) as opened, pq.ParquetFile(opened) as parquet:
             sizes = [parquet.metadata.row_group(group).total_byte_size for group in range(parquet.num_row_groups)]
         return _cut(sizes, ROWS_BYTES)
     if file["kind"] == "hf-dataset":
         from datasets import load_from_disk
 
-        rows = len(load_from_disk(file["path"]))
+        rows = len(load_from_disk(file["file"]["url"]))
         return [(first, min(first + DATASET_ROWS, rows)) for first in range(0, rows, DATASET_ROWS)]
     return [(0, 0)]
 

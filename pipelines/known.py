@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from illada.artifacts import Attempt, Progress, atomic_path, sha256_file, write_json
+from illada.artifacts import Attempt, Folder, Progress, atomic_path, write_json
 from pipelines.index import (
     INDEX,
     KEY_BYTES,
@@ -28,33 +28,38 @@ from pipelines.index import (
     tables,
 )
 from pipelines.pool import ActorPool, Unit
+from pipelines.shared import Reference, share
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class _Query:
-    """Sorted keys of one table in `keys`, and the place among them of every row asked for in `places`."""
+    """Sorted keys of one table in `keys`, and the place among them of every row asked for in `places`.
+
+    The files `places` and `hits` are the driver's own; workers read what `shared` refers to.
+    """
 
     table: str
     keys: Path
     places: Path
     hits: Path
-    digest: str
+    shared: Reference
 
 
 class Lookups:
     """What the documents of one refresh ask of an index, and then add to it."""
 
-    def __init__(self, index: SignatureIndex, pool: ActorPool, work: Path, progress: Progress) -> None:
+    def __init__(self, index: SignatureIndex, pool: ActorPool, work: Folder, scratch: Path, progress: Progress) -> None:
         self._index, self._pool, self._work, self._progress = index, pool, work, progress
+        self._scratch = scratch / "known"
         self._queries: dict[str, _Query] = {}
 
     def ask(self, table: str, rows: npt.NDArray[np.uint64]) -> None:
         """Note that the keys `rows` [n, 2] are to be looked up in `table`; `answer` does it for several tables."""
         keys, places = sort_keys(rows)
-        paths = [self._work / f"{table}.{name}.npy" for name in ("keys", "places", "hits")]
+        paths = [self._scratch / f"{table}.{name}.npy" for name in ("keys", "places", "hits")]
         save(paths[0], keys)
         save(paths[1], places)
-        query = _Query(table=table, keys=paths[0], places=paths[1], hits=paths[2], digest=sha256_file(paths[0]))
+        query = _Query(table=table, keys=paths[0], places=paths[1], hits=paths[2], shared=share(paths[0], self._work))
         self._queries[table] = query
 
     def answer(self, names: Sequence[str]) -> None:
@@ -121,7 +126,7 @@ class Lookups:
     def _part_units(self, query: _Query, merged: int, rows: int) -> list[Unit]:
         hits = np.load(query.hits)
         bits = part_bits(rows + int((~hits).sum()))
-        more = {"hits": str(query.hits), "merged": merged}
+        more = {"hits": share(query.hits, self._work), "merged": merged}
         return [
             self._unit("index", query, bits, prefix, first, last, **more)
             for prefix, (first, last) in enumerate(cut(np.load(query.keys, mmap_mode="r"), bits))
@@ -131,8 +136,7 @@ class Lookups:
         payload = {
             "task": task,
             "table": query.table,
-            "queries": str(query.keys),
-            "digest": query.digest,
+            "queries": query.shared,
             "bits": bits,
             "prefix": prefix,
             "first": first,

@@ -27,7 +27,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from illada.artifacts import Attempt, DamagedWork, Folder, atomic_path, fingerprint, sha256_file
+from illada.artifacts import ArtifactError, Attempt, DamagedWork, Folder, fingerprint, sha256_file, transfer
+from illada.artifacts.files import sync
 
 _SEGMENT_UNITS = 1000
 _SEGMENT_BYTES = 2**24
@@ -53,19 +54,23 @@ class UnitResult:
     """A finished unit: the statistics its worker returned, and the files it wrote, by name with their sha256."""
 
     name: str
-    folder: Path
+    folder: Folder
     files: Mapping[str, str]
     statistics: dict[str, Any]
 
     def path(self, name: str) -> Path:
-        """Where the file called `name` is, after reading all of it to see that it is as it was written.
+        """A local path of the file called `name`, after reading all of it to see that it is as it was written.
 
         Raises:
             DamagedWork: it is not, and has been removed.
         """
-        path = self.folder / name
-        if not path.is_file() or sha256_file(path) != self.files[name]:
-            raise DamagedWork.removed(Folder.at(self.folder), name)
+        try:
+            path = self.folder.fetch(name, self.files[name])
+            intact = self.folder.path is None or sha256_file(path) == self.files[name]
+        except (FileNotFoundError, ArtifactError):
+            intact = False
+        if not intact:
+            raise DamagedWork.removed(self.folder, name)
         return path
 
     def adopt(self, name: str, attempt: Attempt, target: str) -> None:
@@ -75,21 +80,22 @@ class UnitResult:
             DamagedWork: it is missing.
         """
         try:
-            attempt.adopt(Folder.at(self.folder), name, target, sha256=self.files[name])
+            attempt.adopt(self.folder, name, target, sha256=self.files[name])
         except FileNotFoundError:
-            raise DamagedWork.removed(Folder.at(self.folder), name) from None
+            raise DamagedWork.removed(self.folder, name) from None
 
 
 class Ledger:
     """The finished ones of `units`, which one driver at a time keeps in the folder `work`."""
 
-    def __init__(self, units: Sequence[Unit], work: Path) -> None:
+    def __init__(self, units: Sequence[Unit], work: Folder) -> None:
         """Takes over what an earlier attempt finished with the same payload, where its files are still there."""
         self._units, self._work = units, work
         self._positions = {unit.name: position for position, unit in enumerate(units)}
         assert len(self._positions) == len(units), "unit names must be unique"
         self._lines = tempfile.SpooledTemporaryFile(max_size=_IN_MEMORY_BYTES)  # noqa: SIM115, lives as long as this
         self._offsets = array("q", [-1]) * len(units)
+        self._sizes: dict[str, int] = {}
         self._count = self._segments = self._loose = self._loose_from = 0
         self._take_over()
 
@@ -132,27 +138,30 @@ class Ledger:
         self._lines.seek(self._loose_from)
         # The random part keeps a driver that has lost its lease from replacing its successor's segment.
         name = f"done-{self._segments:06d}.{uuid.uuid4().hex[:8]}.jsonl"
-        with atomic_path(self._work / name) as path:
-            path.write_bytes(self._lines.read())
+        self._work.write(name, self._lines.read())
         self._segments += 1
         self._loose, self._loose_from = 0, end
 
     def _take_over(self) -> None:
-        present = set(os.listdir(self._work)) if self._work.is_dir() else set()  # noqa: PTH208, 100,000 names
+        if self._work.path is None:
+            self._sizes = self._work.names()  # of everything, in one listing: to ask for each file would take longer
+            present = {name for name in self._sizes if "/" not in name}
+        else:
+            present = set(os.listdir(self._work.path)) if self._work.path.is_dir() else set()  # noqa: PTH208
         segments = sorted(name for name in present if name.startswith("done-") and name.endswith(".jsonl"))
         if segments:
             self._segments = int(segments[-1].split(".")[0].removeprefix("done-")) + 1
         with ThreadPoolExecutor(_THREADS) as threads:
             for name in reversed(segments):  # what was done again counts as it was done last
-                with (self._work / name).open("rb") as file:
-                    self._take(list(file), threads)
+                self._take(self._work.read_bytes(name).splitlines(keepends=True), threads)
             self._loose_from = self._lines.tell()
             markers = [name for unit in self.unfinished if (name := f"{unit.name}.json") in present]
             for first in range(0, len(markers), _SEGMENT_UNITS):
                 some = markers[first : first + _SEGMENT_UNITS]
-                lines = list(threads.map(lambda name: (self._work / name).read_bytes(), some))
+                lines = list(threads.map(self._work.read_bytes, some))
                 self._loose += self._take(lines, threads)
                 self._gather()
+        self._sizes = {}
 
     def _take(self, lines: Sequence[bytes], threads: ThreadPoolExecutor) -> int:
         """Keep those of `lines` that tell of a unit, not known as finished so far, whose files are there."""
@@ -174,9 +183,25 @@ class Ledger:
 
     def _intact(self, chunk: Sequence[tuple[int, bytes, dict[str, Any]]]) -> list[bool]:
         return [
-            all(_as_written(f"{self._work}/{done['folder']}/{file['name']}", file) for file in done["files"])
+            all(self._as_written(f"{done['folder']}/{file['name']}", file) for file in done["files"])
             for _, _, done in chunk
         ]
+
+    def _as_written(self, name: str, file: Mapping[str, Any]) -> bool:
+        """Whether the file has its size and time of writing; with another time (a restored copy), its content decides.
+
+        An object is written whole and never changed.
+        """
+        if self._work.path is None:
+            return self._sizes.get(name) == file["bytes"]
+        path = f"{self._work}/{name}"
+        try:
+            status = os.stat(path)  # noqa: PTH116, asked 100,000 times
+        except OSError:
+            return False
+        if status.st_size != file["bytes"]:
+            return False
+        return status.st_mtime_ns == file["modified"] or sha256_file(Path(path)) == file["sha256"]
 
 
 class Results:
@@ -198,32 +223,32 @@ class Results:
         return map(self._ledger.result, range(len(self._ledger)))
 
 
-def mark(unit: Unit, work: Path, output: Path, statistics: Mapping[str, Any]) -> bytes:
-    """Make `unit` finished, with what it wrote into the folder `output` of `work`; returns its marker's line."""
-    files = []
-    for path in sorted(path for path in output.rglob("*") if path.is_file()):
-        with path.open("rb") as file:
-            os.fsync(file.fileno())
-        status = path.stat()
-        files.append(
-            {
-                "name": path.relative_to(output).as_posix(),
-                "bytes": status.st_size,
-                "modified": status.st_mtime_ns,
-                "sha256": sha256_file(path),
-            }
-        )
+def mark(unit: Unit, work: Folder, output: Path, folder: Folder, statistics: Mapping[str, Any]) -> bytes:
+    """Make `unit` finished; returns its marker's line.
+
+    Args:
+        output: the local folder it wrote into.
+        folder: the folder of `work` its files are to be in; on files, `output` itself.
+    """
+
+    def put(path: Path) -> dict[str, Any]:
+        name, sha256, status = path.relative_to(output).as_posix(), sha256_file(path), path.stat()
+        if folder.path is None:
+            folder.put(path, name, sha256)
+        else:
+            sync(path)
+        return {"name": name, "bytes": status.st_size, "modified": status.st_mtime_ns, "sha256": sha256}
+
     done = {
         "unit": unit.name,
         "payload": fingerprint(unit.payload),
-        "folder": output.name,
-        "files": files,
+        "folder": folder.name,
+        "files": transfer(put, sorted(path for path in output.rglob("*") if path.is_file())),
         "statistics": statistics,
     }
     body = json.dumps(done, sort_keys=True, separators=(",", ":"), allow_nan=False).encode()
     line = b'["%s",%s]\n' % (hashlib.sha256(body).hexdigest().encode(), body)
-    with atomic_path(work / f"{unit.name}.json") as temporary:
-        temporary.write_bytes(line)
+    work.write(f"{unit.name}.json", line)
     return line
 
 
@@ -234,14 +259,3 @@ def _parse(line: bytes) -> dict[str, Any] | None:
         return None
     done: dict[str, Any] = json.loads(body)
     return done
-
-
-def _as_written(path: str, file: Mapping[str, Any]) -> bool:
-    """Whether the file has its size and time of writing; with another time (a restored copy), its content decides."""
-    try:
-        status = os.stat(path)  # noqa: PTH116, asked 100,000 times
-    except OSError:
-        return False
-    if status.st_size != file["bytes"]:
-        return False
-    return status.st_mtime_ns == file["modified"] or sha256_file(Path(path)) == file["sha256"]

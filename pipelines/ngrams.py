@@ -15,6 +15,9 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
+from illada.artifacts import Folder
+from pipelines.shared import share
+
 _WORD = re.compile(r"[^\W_]+")
 _MULTIPLIERS = (0x9E3779B97F4A7C15, 0xC2B2AE3D27D4EB4F, 0xD6E8FEB86659FD93)  # odd; the next one on a collision
 _WORDS, _ARRAYS = "words.txt", "ngrams.npz"
@@ -89,8 +92,12 @@ class NgramIndex:
         spans = [self.owners[self.starts[gram] : self.starts[gram + 1]] for gram in grams]
         return np.unique(np.concatenate(spans)).tolist() if spans else []
 
-    def save(self, folder: Path) -> None:
-        """Write the index into `folder`, which is made."""
+    def share(self, folder: Path, work: Folder) -> list[dict[str, str]]:
+        """Write the index into the local `folder`, and make it visible to all nodes; see `pipelines.shared`."""
+        return [share(path, work) for path in self.save(folder)]
+
+    def save(self, folder: Path) -> tuple[Path, Path]:
+        """Write the index into `folder`, which is made; returns the paths of its two files."""
         folder.mkdir(parents=True, exist_ok=True)
         (folder / _WORDS).write_text("\n".join(self.vocabulary), encoding="utf-8")
         np.savez(
@@ -101,12 +108,13 @@ class NgramIndex:
             starts=self.starts,
             owners=self.owners,
         )
+        return folder / _WORDS, folder / _ARRAYS
 
     @classmethod
-    def load(cls, folder: Path) -> NgramIndex:
-        """Inverse of `save`."""
-        listed = (folder / _WORDS).read_text(encoding="utf-8").split("\n")
-        with np.load(folder / _ARRAYS, allow_pickle=False) as arrays:
+    def load(cls, words: Path, numbers: Path) -> NgramIndex:
+        """Inverse of `save`, from its two files wherever they are."""
+        listed = words.read_text(encoding="utf-8").split("\n")
+        with np.load(numbers, allow_pickle=False) as arrays:
             return cls(
                 vocabulary={word: number for number, word in enumerate(listed, start=1)},
                 multiplier=int(arrays["multiplier"]),

@@ -92,7 +92,7 @@ def _from_documents(config: Pairs, documents: Sequence[Artifact], progress: Prog
     progress.start(len(files), "document files")
     for number, file in enumerate(files):
         progress.update(number)
-        with pq.ParquetFile(file) as reader:
+        with pq.ParquetFile(file.path()) as reader:
             for batch in reader.iter_batches(columns=["id", "language", "title"]):
                 for row in batch.to_pylist():
                     if row["language"] == "python":
@@ -103,7 +103,7 @@ def _from_documents(config: Pairs, documents: Sequence[Artifact], progress: Prog
     progress.start(len(wanted), "documents")
     seen = 0
     for file in files:
-        for document in read_documents(file):
+        for document in read_documents(file.path()):
             if document.id in wanted:
                 yield from derive_conversations(document, config.max_characters)
                 seen += 1

@@ -10,7 +10,7 @@ datatrove's own Ray executor starts an actor and a process pool for every rank a
 
 from __future__ import annotations
 
-import shutil
+import contextlib
 import uuid
 from collections import Counter, deque
 from collections.abc import Callable, Sequence
@@ -22,7 +22,7 @@ import ray
 from ray.actor import ActorHandle
 from ray.exceptions import OutOfMemoryError, RayActorError, RayError, RayTaskError
 
-from illada.artifacts import Progress
+from illada.artifacts import Folder, Progress, scratch_folder
 from illada.config import DataPlacement
 from pipelines.ledger import Ledger, Results, Unit, UnitResult, mark
 
@@ -76,8 +76,8 @@ class ActorPool:
         for member in self._members:
             ray.kill(member.actor)
 
-    def run(self, units: Sequence[Unit], work: Path, progress: Progress, measure: str) -> Results:
-        """Run `units`; results are in their order. `work` must be visible to every node.
+    def run(self, units: Sequence[Unit], work: Folder, progress: Progress, measure: str) -> Results:
+        """Run `units`; results are in their order. `work` is visible to every node.
 
         `measure` names what the units' weights count, in the plural. The driver's memory holds `units` and some dozens
         of bytes for each of them, but no results.
@@ -100,7 +100,7 @@ class ActorPool:
             progress.update(done, units=f"{len(ledger)}/{len(units)}")
         return Results(ledger)
 
-    def _dispatch(self, work: Path, unfinished: int) -> None:
+    def _dispatch(self, work: Folder, unfinished: int) -> None:
         """Keep as many actors as there is use for, and give units to them.
 
         Only an actor that has started gets a unit: one that waits for a free CPU must not hold any back. Heavy units
@@ -167,7 +167,7 @@ class ActorPool:
 def run_units(
     units: Sequence[Unit],
     factory: Callable[[], Worker],
-    work: Path,
+    work: Folder,
     placement: DataPlacement,
     progress: Progress,
     measure: str,
@@ -185,20 +185,21 @@ class _Actor:
     def start(self, factory: Callable[[], Worker]) -> None:
         self._worker = factory()
 
-    def run(self, unit: Unit, work: Path) -> bytes:
+    def run(self, unit: Unit, work: Folder) -> bytes:
         assert self._worker is not None, "start() comes first"
         return _run_and_mark(self._worker, unit, work)
 
 
-def _run_and_mark(worker: Worker, unit: Unit, work: Path) -> bytes:
-    output = work / f"{unit.name}.{uuid.uuid4().hex[:12]}"
-    output.mkdir(parents=True)
-    try:
-        statistics = worker.run(unit, output)
-    except BaseException:
-        shutil.rmtree(output, ignore_errors=True)
-        raise
-    return mark(unit, work, output, statistics)
+def _run_and_mark(worker: Worker, unit: Unit, work: Folder) -> bytes:
+    folder = work / f"{unit.name}.{uuid.uuid4().hex[:12]}"
+    with scratch_folder() if folder.path is None else contextlib.nullcontext(folder.path) as output:
+        output.mkdir(parents=True, exist_ok=True)
+        try:
+            statistics = worker.run(unit, output)
+        except BaseException:
+            folder.delete_tree()
+            raise
+        return mark(unit, work, output, folder, statistics)
 
 
 def _unwrapped(error: RayTaskError, unit: Unit | None) -> BaseException:

@@ -36,10 +36,10 @@ class Reader(PipelineStep):
     type = "📖 - READER"
     name = "acquired source"
 
-    def __init__(self, payload: Mapping[str, Any], recorder: Recorder) -> None:
+    def __init__(self, path: Path, payload: Mapping[str, Any], recorder: Recorder) -> None:
         super().__init__()
         self._payload, self._recorder = payload, recorder
-        self._path, self._source = Path(payload["path"]), str(payload["source"])
+        self._path, self._source = path, str(payload["source"])
 
     def run(self, data: None = None, rank: int = 0, world_size: int = 1) -> Iterator[Document]:
         """All documents of the unit."""

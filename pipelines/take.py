@@ -50,7 +50,7 @@ def take(
     ]
     copies = {}
     if units:
-        results = run_units(units, Fetcher, Path(attempt.work.url) / "units", placement, progress, "MB")
+        results = run_units(units, Fetcher, attempt.work / "units", placement, progress, "MB")
         for unit, result in zip(units, results, strict=True):
             name = f"files/{unit.name}-{PurePosixPath(unit.payload['name']).name}"
             result.adopt("file", attempt, name)

@@ -14,16 +14,16 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow.parquet as pq
 
 from illada.artifacts import Artifact, Attempt, Progress
 from illada.config import DataPlacement, Tokenize
 from illada.data.shards import ShardWriter, read_batch, token_dtype, write_batch
 from illada.data.tokenizer import BOS_ID, EOS_ID, TextTokenizer
-from pipelines.documents import document_files, read_documents
+from pipelines.documents import DocumentFile, document_files, read_documents
 from pipelines.pool import Unit, run_units
 from pipelines.rows import TokenRow, add_counts, count_by, rows_batch
 from pipelines.sample import held_out
+from pipelines.shared import fetch
 
 TOKENIZE_VERSION = 1
 SPLITS = ("train", "held_out")
@@ -52,8 +52,8 @@ def tokenize_documents(
         ValueError: one of the splits would be empty.
     """
     units = [unit for number, file in enumerate(document_files(documents)) for unit in _units(number, file)]
-    factory = partial(_UnitTokenizer, tokenizer.local(), config)
-    results = run_units(units, factory, Path(attempt.work.url) / "units", placement, progress, "documents")
+    factory = partial(_UnitTokenizer, tokenizer, config)
+    results = run_units(units, factory, attempt.work / "units", placement, progress, "documents")
     counts = Counter[str]()
     for result in results:
         counts.update({split: result.statistics[split] for split in SPLITS})
@@ -85,15 +85,15 @@ def tokenize_documents(
 class _UnitTokenizer:
     """Worker: tokenizes some row groups of a document file into one Arrow file a split."""
 
-    def __init__(self, tokenizer: Path, config: Tokenize) -> None:
+    def __init__(self, tokenizer: Artifact, config: Tokenize) -> None:
         os.environ["TOKENIZERS_PARALLELISM"] = "false"  # the pool's actors are the parallelism
-        self._tokenizer = TextTokenizer.load(tokenizer)
+        self._tokenizer = TextTokenizer.load(tokenizer.local())
         self._config = config
 
     def run(self, unit: Unit, output: Path) -> dict[str, Any]:
         """Writes `train.arrow` and `held_out.arrow`; returns documents by split, and counts by language and source."""
         rows: dict[str, list[TokenRow]] = {split: [] for split in SPLITS}
-        texts = read_documents(Path(unit.payload["file"]), unit.payload["first"], unit.payload["count"])
+        texts = read_documents(fetch(unit.payload["file"]), unit.payload["first"], unit.payload["count"])
         while documents := list(itertools.islice(texts, _ENCODED_TOGETHER)):
             encoded = self._tokenizer.encode_batch([document.text for document in documents])
             for document, ids in zip(documents, encoded, strict=True):
@@ -117,15 +117,15 @@ class _UnitTokenizer:
         }
 
 
-def _units(number: int, file: Path) -> list[Unit]:
-    metadata = pq.read_metadata(file)
+def _units(number: int, file: DocumentFile) -> list[Unit]:
+    metadata = file.metadata()
     units = []
     for first in range(0, metadata.num_row_groups, _UNIT_GROUPS):
         count = min(_UNIT_GROUPS, metadata.num_row_groups - first)
         units.append(
             Unit(
                 name=f"{number:06d}-{first:06d}",
-                payload={"file": str(file), "first": first, "count": count},
+                payload={"file": file.reference, "first": first, "count": count},
                 weight=sum(metadata.row_group(first + index).num_rows for index in range(count)),
             )
         )

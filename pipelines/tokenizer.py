@@ -7,7 +7,6 @@ import threading
 from collections.abc import Sequence
 from typing import Any
 
-import pyarrow.parquet as pq
 from tokenizers import Tokenizer as BackendTokenizer
 
 from illada.artifacts import Artifact, Attempt, Progress
@@ -48,9 +47,9 @@ def build_tokenizer(config: Tokenizer, documents: Artifact, attempt: Attempt, pr
 
 def _sample(config: Tokenizer, documents: Artifact, progress: Progress) -> HashSample[str]:
     files = document_files(documents)
-    progress.start(sum(pq.read_metadata(file).num_rows for file in files), "documents")
+    progress.start(sum(file.metadata().num_rows for file in files), "documents")
     sample: HashSample[str] = HashSample(config.sample_bytes, "tokenizer")
-    for count, document in enumerate((document for file in files for document in read_documents(file)), start=1):
+    for count, document in enumerate((document for file in files for document in read_documents(file.path())), start=1):
         sample.add(document.id, document.text, document.bytes)
         if count % 256 == 0:
             progress.update(count, sample_bytes=sample.size)

@@ -7,7 +7,7 @@ sorted 64-bit hashes in a memory-mapped file. Two strings with one hash are expe
 from __future__ import annotations
 
 import tarfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import IO, Self
 
@@ -18,11 +18,18 @@ from datatrove.pipeline.filters import URLFilter
 from datatrove.pipeline.filters.url_filter import get_list
 from datatrove.utils._import_utils import ASSETS_PATH
 
-from illada.artifacts import atomic_path
+from illada.artifacts import Folder, atomic_path
+from pipelines.shared import Reference, share
 
 _LISTS = ("domains", "urls")
 _ARCHIVE = "url_filterblacklistsv0_3_0.tar.gz"
 _BLOCK = 8 * 2**20
+
+
+def share_block_lists(scratch: Path, work: Folder) -> list[Reference]:
+    """Make the lists of domains and of URLs visible to all nodes; see `pipelines.shared`."""
+    build_block_lists(scratch)
+    return [share(scratch / f"{name}.npy", work) for name in _LISTS]
 
 
 def build_block_lists(folder: Path) -> None:
@@ -67,23 +74,24 @@ class HashSet:
 class OfflineURLFilter(URLFilter):
     """The stock filter's decisions; top-level domains are those known to the installed tldextract."""
 
-    def __new__(cls, lists: Path) -> Self:
+    def __new__(cls, lists: Sequence[Path]) -> Self:
         """datatrove would ask for a package that only its download needs."""
         return object.__new__(cls)
 
-    def __init__(self, lists: Path) -> None:
+    def __init__(self, lists: Sequence[Path]) -> None:
         super().__init__()
         import tldextract
 
-        self._lists: Path | None = lists
+        self._lists: Sequence[Path] | None = lists
         self.tldextractor = tldextract.TLDExtract(suffix_list_urls=(), cache_dir=None)
 
     def download_data(self) -> None:
         """Open the lists, once; nothing is downloaded."""
         if self._lists is None:
             return
-        self.block_listed_domains = HashSet(self._lists / "domains.npy")
-        self.block_listed_url = HashSet(self._lists / "urls.npy")
+        domains, urls = self._lists
+        self.block_listed_domains = HashSet(domains)
+        self.block_listed_url = HashSet(urls)
         self.banned_words = get_list(ASSETS_PATH, "banned_words.txt", set())
         self.banned_subwords = get_list(ASSETS_PATH, "banned_subwords.txt", set())
         self.soft_banned_words = get_list(ASSETS_PATH, "soft_banned_words.txt", set())

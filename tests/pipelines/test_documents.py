@@ -86,4 +86,4 @@ def test_files_of_an_artifact_in_order(bench: Bench) -> None:
         return {}
 
     artifact = bench.run("stage", {}, build)
-    assert [path.name for path in document_files(artifact)] == ["00000.parquet", "00001.parquet"]
+    assert [file.path().name for file in document_files(artifact)] == ["00000.parquet", "00001.parquet"]

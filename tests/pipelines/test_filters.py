@@ -39,7 +39,7 @@ def document(text: str, kind: str = "text", url: str = "https://example.org/x", 
 
 def run(config: Curate, documents: list[Document], lists: Path = Path("unused")) -> tuple[list[Document], Recorder]:
     recorder = Recorder(step_names(config), "file", sample=1.0)
-    kept = list(run_chain(build_chain(config, lists), iter(documents), recorder))
+    kept = list(run_chain(build_chain(config, [lists / "domains.npy", lists / "urls.npy"]), iter(documents), recorder))
     recorder.funnel.rows()  # checks that all are accounted for
     return kept, recorder
 
@@ -226,7 +226,7 @@ def test_block_lists_are_built_once(lists: Path) -> None:
 def test_urls_are_judged_offline(lists: Path) -> None:
     domain = next(line for line in listed("domains", 1000) if line.count(".") == 1)
     url = next(line for line in listed("urls", 1000) if "/" in line)
-    stock = OfflineURLFilter(lists)
+    stock = OfflineURLFilter([lists / "domains.npy", lists / "urls.npy"])
     assert stock.filter(document("", url=f"https://{domain}/page")) == (False, "domain")
     assert stock.filter(document("", url=url)) == (False, "url") or "://" not in url
     for good in ("https://docs.debian-packages.invalid/git-doc/usr/share/doc/index.html", "https://example.org/"):

@@ -16,7 +16,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from text_bench import Bench
 
-from illada.artifacts import Artifact, ArtifactError, Attempt, NoProgress, StageIdentity, Store, sha256_file
+from illada.artifacts import Artifact, ArtifactError, Attempt, Folder, NoProgress, StageIdentity, Store, sha256_file
 from illada.config import DataPlacement, Deduplicate
 from pipelines.deduplicate import DeduplicateWorker, _decide, deduplicate
 from pipelines.documents import TextDocument, document_files, document_id, read_documents, write_documents
@@ -41,7 +41,7 @@ Words = npt.NDArray[np.uint64]
 
 def result(name: str, folder: Path, statistics: dict[str, Any]) -> UnitResult:
     files = {path.name: sha256_file(path) for path in folder.iterdir()}
-    return UnitResult(name=name, folder=folder, files=files, statistics=statistics)
+    return UnitResult(name=name, folder=Folder.at(folder), files=files, statistics=statistics)
 
 
 class Inline:
@@ -52,10 +52,10 @@ class Inline:
         self.root = root
         self.units: list[Unit] = []
 
-    def run(self, units: Sequence[Unit], work: Path, progress: NoProgress, measure: str) -> list[UnitResult]:
+    def run(self, units: Sequence[Unit], work: Folder, progress: NoProgress, measure: str) -> list[UnitResult]:
         results = []
         for unit in units:
-            folder = work / unit.name
+            folder = Path(work.url) / unit.name
             folder.mkdir(parents=True)
             results.append(result(unit.name, folder, self.worker.run(unit, folder)))
         self.units += units
@@ -101,7 +101,7 @@ class Corpus:
         identity = StageIdentity(stage="deduplicate", version=1, config={"number": self.count}, inputs={})
         with self.store.attempt(identity) as attempt:
             pool: Any = Inline(self.index, Path(attempt.work.url))
-            lookups = Lookups(self.index, pool, Path(attempt.work.url), NoProgress())
+            lookups = Lookups(self.index, pool, attempt.work, attempt.scratch, NoProgress())
             fates = _decide(signed(Path(attempt.work.url), documents), BANDS, lookups)
             statistics = lookups.write(attempt, len(documents))
             artifact = self.store.publish(attempt, statistics, {}, 0.0)
@@ -236,7 +236,7 @@ def test_the_stage_keeps_of_new_documents_what_it_would_keep_of_all(bench: Bench
         return bench.run("curate", {"name": name}, build)
 
     def ids(artifact: Artifact) -> list[str]:
-        return [document.id for path in document_files(artifact) for document in read_documents(path)]
+        return [document.id for file in document_files(artifact) for document in read_documents(file.path())]
 
     def run(name: str, documents: list[TextDocument], index: SignatureIndex | None) -> Artifact:
         source = curated(name, documents)

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import ray
 
-from illada.artifacts import NoProgress, StageInterrupted
+from illada.artifacts import Folder, NoProgress, StageInterrupted
 from illada.config import DataPlacement
 from pipelines.pool import PoolError, Unit, run_units
 
@@ -70,19 +70,19 @@ class StopAfter(NoProgress):
 
 
 def test_results_in_order_of_units(tmp_path: Path) -> None:
-    work = tmp_path / "work"
+    work = Folder.at(tmp_path / "work")
     results = run_units(units(tmp_path), Recorder, work, TWO, NoProgress(), "things")
     assert [result.statistics["number"] for result in results] == list(range(6))
-    assert [(result.folder / "part" / "number.txt").read_text() for result in results] == [str(i) for i in range(6)]
+    assert [result.path("part/number.txt").read_text() for result in results] == [str(i) for i in range(6)]
 
 
 def test_finished_units_are_not_run_again(tmp_path: Path) -> None:
-    work = tmp_path / "work"
+    work = Folder.at(tmp_path / "work")
     with pytest.raises(StageInterrupted):
         run_units(units(tmp_path), Recorder, work, ONE, StopAfter(4), "things")
     wait_for_the_end_of_workers(tmp_path)
     before = (tmp_path / "log").read_text().split()
-    marked = {path.stem for path in work.glob("u*.json")}
+    marked = {name.removesuffix(".json") for name in work.names("u") if name.endswith(".json")}
     assert marked and len(marked) < 6
     run_units(units(tmp_path), Recorder, work, ONE, NoProgress(), "things")
     again = (tmp_path / "log").read_text().split()[len(before) :]
@@ -90,31 +90,39 @@ def test_finished_units_are_not_run_again(tmp_path: Path) -> None:
 
 
 def test_damaged_or_foreign_results_are_redone(tmp_path: Path) -> None:
-    work = tmp_path / "work"
+    work = Folder.at(tmp_path / "work")
     first = run_units(units(tmp_path, 2), Recorder, work, ONE, NoProgress(), "things")
-    (first[0].folder / "part" / "number.txt").write_text("7")
+    first[0].folder.write("part/number.txt", b"7")
     changed = units(tmp_path, 2, u1={"number": 9})
     second = run_units(changed, Recorder, work, ONE, NoProgress(), "things")
-    assert [(result.folder / "part" / "number.txt").read_text() for result in second] == ["0", "9"]
+    assert [result.path("part/number.txt").read_text() for result in second] == ["0", "9"]
 
 
 def test_a_lost_actor_is_replaced_and_its_unit_done_by_another(tmp_path: Path) -> None:
-    results = run_units(units(tmp_path, u2={"deaths": 1}), Recorder, tmp_path / "work", TWO, NoProgress(), "things")
+    results = run_units(
+        units(tmp_path, u2={"deaths": 1}), Recorder, Folder.at(tmp_path / "work"), TWO, NoProgress(), "things"
+    )
     assert [result.statistics["number"] for result in results] == list(range(6))
     assert (tmp_path / "log").read_text().split().count("u2") == 2
 
 
 def test_a_unit_that_kills_its_actors_is_given_up(tmp_path: Path) -> None:
     with pytest.raises(PoolError, match=r"u1: its worker process died 3 times"):
-        run_units(units(tmp_path, 2, u1={"deaths": 99}), Recorder, tmp_path / "work", ONE, NoProgress(), "things")
+        run_units(
+            units(tmp_path, 2, u1={"deaths": 99}), Recorder, Folder.at(tmp_path / "work"), ONE, NoProgress(), "things"
+        )
 
 
 def test_errors_reach_the_caller_as_raised(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="no good") as caught:
-        run_units(units(tmp_path, 2, u1={"raises": "value"}), Recorder, tmp_path / "a", ONE, NoProgress(), "things")
+        run_units(
+            units(tmp_path, 2, u1={"raises": "value"}), Recorder, Folder.at(tmp_path / "a"), ONE, NoProgress(), "things"
+        )
     assert caught.value.__notes__ == ["in unit u1"]
     with pytest.raises(PoolError, match=r"in unit u1: KeyError: 'no good'"):
-        run_units(units(tmp_path, 2, u1={"raises": "key"}), Recorder, tmp_path / "b", ONE, NoProgress(), "things")
+        run_units(
+            units(tmp_path, 2, u1={"raises": "key"}), Recorder, Folder.at(tmp_path / "b"), ONE, NoProgress(), "things"
+        )
 
 
 class Unbuildable:
@@ -124,4 +132,4 @@ class Unbuildable:
 
 def test_a_worker_that_cannot_be_built_says_why(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="model file is not there"):
-        run_units(units(tmp_path, 2), Unbuildable, tmp_path / "work", ONE, NoProgress(), "things")  # type: ignore[arg-type]
+        run_units(units(tmp_path, 2), Unbuildable, Folder.at(tmp_path / "work"), ONE, NoProgress(), "things")  # type: ignore[arg-type]

@@ -32,7 +32,7 @@ def checksums(artifact: Artifact) -> dict[str, str]:
 
 
 def read(artifact: Artifact) -> list[TextDocument]:
-    return [document for path in document_files(artifact) for document in read_documents(path)]
+    return [document for file in document_files(artifact) for document in read_documents(file.path())]
 
 
 def web_page(number: int) -> bytes:
@@ -229,6 +229,6 @@ def test_output_files_are_even(bench: Bench, tmp_path: Path, monkeypatch: pytest
     before = bench.run("curate", {}, curated)
     after = bench.run("deduplicate", {}, lambda attempt: deduplicate(Deduplicate(), before, attempt, TWO, NoProgress()))
     assert [document.id for document in read(after)] == [document.id for document in read(before)]
-    sizes = [sum(document.bytes for document in read_documents(path)) for path in document_files(after)]
+    sizes = [sum(document.bytes for document in read_documents(file.path())) for file in document_files(after)]
     assert len(sizes) > 4
     assert max(sizes) < 1.4 * min(sizes)
