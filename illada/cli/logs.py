@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import time
+from collections.abc import Iterator
 from dataclasses import asdict
 from datetime import datetime
 from typing import TYPE_CHECKING, Annotated
@@ -15,8 +16,11 @@ from illada.cli.options import Database, Json, database_url
 
 if TYPE_CHECKING:
     from illada.durable.events import Event
+    from illada.durable.progress import StageStatus
 
 _FOLLOW_SECONDS = 1.0
+_LAST_LINES = 15
+_UNFINISHED = ("running", "failed", "stopped")
 _OVER = ("finished", "failed", "cancelled", "interrupted")
 
 
@@ -42,8 +46,7 @@ def register(app: typer.Typer) -> None:
 
         engine = open_database(database_url(database), create=False)
         (run,) = status(engine, run_id)
-        if stage is not None:
-            find_stage(run, stage)
+        shown = run.stage if stage is None else find_stage(run, stage)
         after = 0
         with contextlib.suppress(KeyboardInterrupt):
             while True:
@@ -54,6 +57,26 @@ def register(app: typer.Typer) -> None:
                 if not follow or run.state in _OVER:
                     break
                 time.sleep(_FOLLOW_SECONDS)
+        if shown is not None and shown.state in _UNFINISHED and not (as_json or follow):
+            for line in _rank_logs(run.store, shown):
+                print(line)
+
+
+def _rank_logs(store: str, stage: StageStatus) -> Iterator[str]:
+    """The last lines of every rank's log of an unfinished training stage; none where the store is out of reach."""
+    from illada.artifacts import Store
+
+    folder = Store(store).folder(stage.stage, stage.fingerprint) / "work" / "logs"
+    try:
+        logs = {name: folder.read_bytes(name) for name in folder.names("rank-")}
+    except OSError as error:
+        yield f"the ranks' logs at {folder} cannot be read from here ({error})"
+        return
+    for name, data in logs.items():
+        lines = data.decode(errors="replace").splitlines()
+        if lines:
+            yield f"{folder}/{name}"
+            yield from (f"    {line}" for line in lines[-_LAST_LINES:])
 
 
 def _line(event: Event) -> str:

@@ -6,6 +6,7 @@ import json
 import threading
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -160,6 +161,29 @@ def test_logs(illada: Callable[..., Any], failed: None) -> None:
     assert len(only) == 2
     events = [json.loads(line) for line in illada("logs", "bad", "--json").stdout.splitlines()]
     assert [event["kind"] for event in events] == ["started", "attempt", "done", "attempt", "failed", "failed"]
+
+
+def test_last_words_of_ranks(illada: Callable[..., Any], run_chain: Callable[..., None], tmp_path: Path) -> None:
+    def crash(progress: Progress) -> None:
+        logs = next((tmp_path / "store" / "b").glob("*/work")) / "logs"
+        logs.mkdir()
+        (logs / "rank-00000.log").write_text("".join(f"line {number}\n" for number in range(100)))
+        (logs / "rank-00001.log").write_bytes(b"Fatal Python error: \xff Segmentation fault\n")
+        raise ValueError("rank 1 died")
+
+    with pytest.raises(StageFailed):
+        run_chain("bad", b=crash)
+    for arguments in (["bad"], ["bad", "b"]):
+        text = illada("logs", *arguments).stdout
+        assert "rank-00000.log\n    line 85\n" in text and "    line 99\n" in text and "line 84" not in text
+        assert "Segmentation fault" in text
+    assert "Segmentation" not in illada("logs", "bad", "a").stdout
+    assert "Segmentation" not in illada("logs", "bad", "--json").stdout
+
+
+def test_store_that_is_elsewhere(illada: Callable[..., Any], failed: None, engine: sa.Engine) -> None:
+    RunRegistry(engine).update("bad", store="/nowhere/store")
+    assert illada("logs", "bad", "b").stdout.splitlines()[-1].strip() == "ValueError: row 3 has no column 'text'"
 
 
 @pytest.mark.parametrize(("stage", "message"), [("bb", "did you mean b?"), ("zzzz", "known stages: a, b")])
