@@ -240,6 +240,9 @@ class Attempt:
 
 def transfer(function: Callable[[T], R], items: Iterable[T]) -> list[R]:
     """`function` of every item, several at once, in their order: for what waits for a network."""
+    items = list(items)
+    if len(items) < 2:  # most stages have few files, and threads cost more than they do
+        return [function(item) for item in items]
     with ThreadPoolExecutor(max_workers=_TRANSFERS) as pool:
         return list(pool.map(function, items))
 
