@@ -22,7 +22,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from illada.artifacts import NoProgress
+from illada.artifacts import Folder, NoProgress
 from illada.config import DataPlacement
 from pipelines.ledger import Ledger, Results, mark
 from pipelines.pool import ActorPool, Unit
@@ -97,9 +97,9 @@ def _small(folder: Path, milliseconds: float, rounds: int) -> dict[str, Any]:
         for actor in actors:
             ray.kill(actor)
         with ActorPool(Worker, DataPlacement(workers=WORKERS)) as pool:
-            pool.run(warm, folder / f"warm-{number}", NoProgress(), "units")
+            pool.run(warm, Folder.at(folder / f"warm-{number}"), NoProgress(), "units")
             started = time.perf_counter()
-            pool.run(units, folder / f"pool-{number}", NoProgress(), "units")
+            pool.run(units, Folder.at(folder / f"pool-{number}"), NoProgress(), "units")
             taken["pool"].append(time.perf_counter() - started)
     ray.shutdown()
     overhead = {name: [round((s / work - 1) * 100, 2) for s in sorted(seconds)] for name, seconds in taken.items()}
@@ -118,12 +118,13 @@ def _resume(folder: Path, count: int, rounds: int) -> dict[str, Any]:
     with multiprocessing.get_context("spawn").Pool(WORKERS) as pool:
         pool.starmap(_finish, parts)
     marked = time.perf_counter()
-    Ledger(units, folder)  # which writes the segments that a driver would have written by and by
+    work = Folder.at(folder)
+    Ledger(units, work)  # which writes the segments that a driver would have written by and by
     first = time.perf_counter()
     seconds = []
     for _ in range(rounds):
         before = time.perf_counter()
-        ledger = Ledger(units, folder)
+        ledger = Ledger(units, work)
         seconds.append(round(time.perf_counter() - before, 2))
         assert len(ledger.unfinished) == LEFT
     before = time.perf_counter()
@@ -131,7 +132,7 @@ def _resume(folder: Path, count: int, rounds: int) -> dict[str, Any]:
     assert read == sum(range(count - LEFT))
     reading = time.perf_counter() - before
     tracemalloc.start()
-    ledger = Ledger(units, folder)
+    ledger = Ledger(units, work)
     held, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     assert len(Results(ledger)) == count - LEFT
@@ -155,12 +156,14 @@ def _units(count: int) -> list[Unit]:
 def _finish(folder: Path, part: int, count: int, parts: int) -> None:
     """Every `parts`th unit, as a worker finishes it, without waiting for the disk."""
     os.fsync = lambda _: None  # type: ignore[assignment]
+    work = Folder.at(folder)
     for unit in _units(count)[part::parts]:
-        output = folder / f"{unit.name}.{os.urandom(6).hex()}"
+        name = f"{unit.name}.{os.urandom(6).hex()}"
+        output = folder / name
         output.mkdir(parents=True)
         (output / "number").write_text(str(unit.payload["number"]))
         funnel = [{"step": f"step {step}", "documents": 1000, "bytes": 10**6 + step} for step in range(16)]
-        mark(unit, folder, output, {"number": unit.payload["number"], "funnel": funnel})
+        mark(unit, work, output, work / name, {"number": unit.payload["number"], "funnel": funnel})
 
 
 if __name__ == "__main__":

@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from illada.artifacts import Folder
 from illada.config import DataPlacement
 from illada.durable.database import open_database
 from illada.durable.progress import StageProgress
@@ -54,7 +55,7 @@ def memory(name: str) -> float:
     return next(int(line.split()[1]) for line in lines if line.startswith(name)) / 1024
 
 
-def look(some: Sequence[Unit], work: Path) -> dict[str, Any]:
+def look(some: Sequence[Unit], work: Folder) -> dict[str, Any]:
     """Time of a look at what remains, the units that do, and which files it opened."""
     opened: list[str] = []
     watching = True
@@ -64,7 +65,7 @@ def look(some: Sequence[Unit], work: Path) -> dict[str, Any]:
     seconds = time.monotonic() - started
     watching = False
     names = [unit.name for unit in ledger.unfinished]
-    inside = sum(Path(path).parent.parent == work for path in opened)
+    inside = sum(Path(path).parent.parent == work.path for path in opened)
     return {"seconds": seconds, "unfinished": names, "opened": len(opened), "opened_outputs": inside}
 
 
@@ -79,10 +80,10 @@ def main(folder: Path, count: int) -> None:
     progress = StageProgress(engine, "many", "curate", 0, lambda: False, None)
     progress.begin("0" * 64)
     before = memory("VmRSS")
-    some = units(folder, count)
-    report = look(some, folder / "work")
+    some, work = units(folder, count), Folder.at(folder / "work")
+    report = look(some, work)
     started = time.monotonic()
-    results = run_units(some, Small, folder / "work", DataPlacement(workers=2), progress, "units")
+    results = run_units(some, Small, work, DataPlacement(workers=2), progress, "units")
     report["run_seconds"] = time.monotonic() - started
     report["numbers_in_order"] = all(result.statistics["number"] == n for n, result in enumerate(results))
     report["sum"] = sum(result.statistics["funnel"][15]["bytes"] for result in results)

@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 from pool_driver import statistics, units
 
+from illada.artifacts import Folder
 from illada.durable.client import status
 from illada.durable.database import open_database
 from pipelines.ledger import Ledger, mark
@@ -26,11 +27,13 @@ COUNT, PREPARED, KILLED_AFTER = 100_000, 94_000, 2_000
 def prepare(folder: Path, first: int, last: int) -> None:
     """Finish units as a worker does, without waiting for the disk."""
     os.fsync = lambda _: None
+    work = Folder.at(folder / "work")
     for unit in units(folder, last)[first:]:
-        output = folder / "work" / f"{unit.name}.{os.urandom(6).hex()}"
+        name = f"{unit.name}.{os.urandom(6).hex()}"
+        output = folder / "work" / name
         output.mkdir(parents=True)
         (output / "number").write_text(str(unit.payload["number"]))
-        mark(unit, folder / "work", output, statistics(unit.payload["number"]))
+        mark(unit, work, output, work / name, statistics(unit.payload["number"]))
 
 
 def driver(folder: Path) -> subprocess.Popen[str]:
@@ -61,7 +64,7 @@ def test_100_000_units_killed_and_resumed(tmp_path: Path) -> None:
         half.start()
     for half in halves:
         half.join()
-    assert len(Ledger(units(tmp_path, COUNT), tmp_path / "work")) == PREPARED  # writes their segments
+    assert len(Ledger(units(tmp_path, COUNT), Folder.at(tmp_path / "work"))) == PREPARED  # writes their segments
 
     killed = driver(tmp_path)
     while len(log(tmp_path)) < KILLED_AFTER:
