@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any, Literal
 
 import pytest
 import sqlalchemy as sa
 import yaml
+from postgres_server import Server, private_server
 
 from illada.config import ConfigError, RunConfig
 from illada.durable import schedules as module
-from illada.durable.database import schedules, slots
+from illada.durable.database import open_database, schedules, slots
 from illada.durable.events import read_events
 from illada.durable.lease import Lease
 from illada.durable.runs import RunRegistry
@@ -31,6 +33,28 @@ from illada.durable.schedules import (
     resume_schedule,
     tick,
 )
+
+
+@pytest.fixture(scope="module")
+def postgres() -> Iterator[Server]:
+    """A private PostgreSQL."""
+    with private_server() as made:
+        yield made
+
+
+@pytest.fixture(params=["sqlite", pytest.param("postgresql", marks=pytest.mark.slow)])
+def engine(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[sa.Engine]:
+    """A fresh run database of either kind."""
+    url = f"sqlite:///{tmp_path / 'illada.db'}"
+    if request.param == "postgresql":
+        url = request.getfixturevalue("postgres").url
+        raw = sa.create_engine(url.replace("postgresql:", "postgresql+psycopg:"), isolation_level="AUTOCOMMIT")
+        with raw.connect() as connection:
+            connection.exec_driver_sql("DROP SCHEMA public CASCADE; CREATE SCHEMA public")
+        raw.dispose()
+    opened = open_database(url)
+    yield opened
+    opened.dispose()
 
 
 class Refresh(RunConfig):
