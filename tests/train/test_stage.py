@@ -18,7 +18,7 @@ import ray
 from train_helpers import MODEL, TRAINING, new_attempt, placement, published, run_stage, trace, verify, write_shards
 from train_ranks import job, on_ranks
 
-from illada.artifacts import NoProgress, StageInterrupted
+from illada.artifacts import Folder, NoProgress, StageInterrupted
 from illada.config import ConfigError, Schedule
 from illada.train.checkpoint import FOLDER
 from illada.train.errors import DivergedError
@@ -180,7 +180,7 @@ def test_ranks_of_a_killed_driver_die_and_the_next_one_goes_on(reference: Path, 
 def _drive(root: Path, shards: Path) -> None:
     """A driver with an embedded Ray of its own, to be killed."""
     ray.init(address="local", include_dashboard=False, num_cpus=2, object_store_memory=100 * 2**20)
-    train(TRAINING, MODEL, shards, None, new_attempt(root), placement(2), NoProgress())
+    train(TRAINING, MODEL, Folder.at(shards), None, new_attempt(root), placement(2), NoProgress())
 
 
 if __name__ == "__main__":

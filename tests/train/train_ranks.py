@@ -54,21 +54,29 @@ def on_ranks(task: Job, function: Callable[..., None] | None = None, *arguments:
     here = str(Path(__file__).parent)  # the fork server takes its path from the environment alone
     if here not in os.environ.get("PYTHONPATH", "").split(os.pathsep):
         os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, (here, os.environ.get("PYTHONPATH"))))
+    # The fork server may be older than a test's object store.
+    store = {name: value for name, value in os.environ.items() if name.startswith(("AWS_", "ILLADA_"))}
     with tempfile.TemporaryDirectory() as folder:
         torch_multiprocessing.start_processes(
             _rank,
-            (f"file://{folder}/store", task.to_json(), function or run, arguments),
+            (f"file://{folder}/store", store, task.to_json(), function or run, arguments),
             nprocs=task.placement.ranks,
             start_method="forkserver",
         )
 
 
 def _rank(
-    rank: int, store: str, task: dict[str, Any], function: Callable[..., None], arguments: tuple[Any, ...]
+    rank: int,
+    rendezvous: str,
+    environment: dict[str, str],
+    task: dict[str, Any],
+    function: Callable[..., None],
+    arguments: tuple[Any, ...],
 ) -> None:
+    os.environ.update(environment)
     prepare()
     read = Job.from_json(task)
-    dist.init_process_group("gloo", init_method=store, rank=rank, world_size=read.placement.ranks)
+    dist.init_process_group("gloo", init_method=rendezvous, rank=rank, world_size=read.placement.ranks)
     function(read, *arguments)
     dist.barrier()
     dist.destroy_process_group()
