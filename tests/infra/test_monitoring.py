@@ -88,6 +88,41 @@ def test_the_issues_figures_have_a_panel() -> None:
     assert titles >= {"Documents a second", "Tokens a second", "Loss", "Goodput", "Stage", "Retries"}
 
 
+def read_by_grafanas_model(board: dict[str, Any]) -> Any:
+    """What Grafana's own data model keeps of a dashboard: fields it does not know are dropped."""
+    from grafana_foundation_sdk.cog.encoder import JSONEncoder
+    from grafana_foundation_sdk.cog.plugins import register_default_plugins
+    from grafana_foundation_sdk.models.dashboard import Dashboard
+
+    register_default_plugins()
+    return json.loads(JSONEncoder().encode(Dashboard.from_json(board)))
+
+
+def lost(given: Any, kept: Any, where: str = "dashboard") -> Iterator[str]:
+    """Where `kept` lacks or changes something of `given`; defaults it has besides are none of that."""
+    if isinstance(given, dict) and isinstance(kept, dict):
+        for key, value in given.items():
+            if key in kept:
+                yield from lost(value, kept[key], f"{where}.{key}")
+            else:
+                yield f"{where}.{key}"
+    elif isinstance(given, list) and isinstance(kept, list) and len(given) == len(kept):
+        for number, (left, right) in enumerate(zip(given, kept, strict=True)):
+            yield from lost(left, right, f"{where}[{number}]")
+    elif given != kept:
+        yield where
+
+
+def test_dashboard_is_one_by_grafanas_model() -> None:
+    assert not list(lost(dashboard(), read_by_grafanas_model(dashboard())))
+
+
+@pytest.mark.parametrize("name", ["gridPos", "legendFormat", "includeAll", "steps", "reduceOptions", "showLegend"])
+def test_a_misspelt_field_of_the_dashboard_is_found(name: str) -> None:
+    board = json.loads(json.dumps(dashboard()).replace(f'"{name}"', f'"{name}x"'))
+    assert any(where.endswith(f".{name}x") for where in lost(board, read_by_grafanas_model(board)))
+
+
 def test_dashboard_is_laid_out() -> None:
     board = dashboard()
     panels = board["panels"]
