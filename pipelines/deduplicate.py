@@ -68,9 +68,9 @@ def deduplicate(
         lookups = None if index is None else Lookups(index, pool, attempt.work / "known", attempt.scratch, progress)
         sizes = _gather(signed, "sizes")
         fates = _decide(signed, config.bands, lookups)
+        extended = {} if lookups is None else {"index": lookups.write(attempt, len(sizes))}
         units = _write_units(files, sizes, fates.kept, attempt)
         written = pool.run(units, attempt.work / "written", progress, "documents")
-        extended = {} if lookups is None else {"index": lookups.write(attempt, len(sizes))}
     for number, result in enumerate(written):
         result.adopt("documents.parquet", attempt, f"documents/{number:05d}.parquet")
     return {**_statistics(sizes, fates, written), **extended}

@@ -147,6 +147,7 @@ def conclude(engine: sa.Engine, run_id: str, config: RunConfig) -> dict[str, Any
     """Write report.html, summary.json and a copy of the release into the output folder, as far as the run has come."""
     from illada.artifacts import write_json
     from illada.cli.report import view_run
+    from illada.durable.runs import RunRegistry
     from illada.report.page import write_report
     from illada.report.summary import summarise
 
@@ -160,6 +161,7 @@ def conclude(engine: sa.Engine, run_id: str, config: RunConfig) -> dict[str, Any
     if release is not None:
         place(release.local(), folder)
     summary = summarise(view, release=str(folder) if release else None, report=str(report))
+    summary["result"] = RunRegistry(engine).get(run_id).result
     write_json(output / "summary.json", summary)
     return summary
 
@@ -179,6 +181,10 @@ def print_summary(console: Console, summary: dict[str, Any], seconds: float) -> 
         console.print(f"\n> {sample['prompt']}", style="bold", markup=False)
         console.print(sample["text"].strip() or "(nothing)", markup=False)
     console.print()
+    result = summary["result"] or {}
+    if "corpus" in result:
+        news = f"{result['new_files']} new source files" if result["new_files"] else "nothing new in its sources"
+        console.print(f"corpus    {result['corpus']}@{result['snapshot']}: {news}")
     if summary["release"]:
         console.print(f"release   {summary['release']}", soft_wrap=True)
     console.print(f"report    {summary['report']}", soft_wrap=True)

@@ -13,6 +13,8 @@ from typing import Any
 from illada.artifacts import Artifact, ArtifactError, Folder, Store
 from illada.data.snapshots import STAGE, Snapshot, read_snapshot
 
+_NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,62}")
+
 
 def publish(snapshot: Snapshot, discovery: Artifact) -> bool:
     """Make it the corpus's snapshot of its number. False when another one is."""
@@ -62,7 +64,7 @@ def resolve(store: Store, name: str) -> Snapshot:
     Raises:
         ArtifactError: there is none, or a fingerprint stands for several.
     """
-    if "/" in name:
+    if f"/{STAGE}/" in name:
         root, _, folder = name.rstrip("/").rpartition(f"/{STAGE}/")
         return resolve(Store(root), folder)
     corpus, at, number = name.partition("@")
@@ -70,7 +72,7 @@ def resolve(store: Store, name: str) -> Snapshot:
         if not number.isdecimal():
             raise ArtifactError(f"{name!r}: write corpus@number")
         return open_snapshot(store, corpus, int(number))
-    found = latest(store, name) if re.fullmatch(r"[a-z0-9][a-z0-9._-]*", name) else None
+    found = latest(store, name) if _NAME.fullmatch(name) else None
     if found is not None:
         return found
     if re.fullmatch(r"[0-9a-f]{8,64}", name):
@@ -84,7 +86,7 @@ def resolve(store: Store, name: str) -> Snapshot:
 
 
 def _folder(store: Store, corpus: str) -> Folder:
-    if not re.fullmatch(r"[a-z0-9][a-z0-9._-]{0,62}", corpus):
+    if not _NAME.fullmatch(corpus):
         raise ArtifactError(f"{corpus!r} is not the name of a corpus")
     return store.root / "corpora" / corpus
 

@@ -10,6 +10,7 @@ import functools
 import gzip
 import os
 import re
+import shutil
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -70,6 +71,7 @@ def fetch(file: Listed, target: Path) -> None:
     else:
         system, path = url_to_fs(file.url)
         system.get_file(path, str(target))
+        system.invalidate_cache()
         now = _listed(file.name, file.url, system.info(path))
         if now.version != file.version:
             raise ValueError(f"{file.url}: changed while it was copied ({file.version} -> {now.version}); run again")
@@ -85,6 +87,7 @@ def unchanged(file: Listed) -> bool:
 
 def _listing(source: Listing) -> list[Listed]:
     system, path = url_to_fs(source.listing)
+    system.invalidate_cache()
     content = system.cat_file(path)
     if content[:2] == b"\x1f\x8b":
         content = gzip.decompress(content)
@@ -106,6 +109,7 @@ def _listed_line(source: Listing, name: str) -> Listed:
 
 def _folder(source: GrowingFolder) -> list[Listed]:
     system, root = url_to_fs(source.location)
+    system.invalidate_cache()
     if "http" in str(system.protocol):
         raise ConfigError(f"source {source.name!r}: {source.location}: http cannot list folders; use kind `listing`")
     if not system.isdir(root):
@@ -175,6 +179,4 @@ def _fetch_from_hub(file: Listed, target: Path) -> None:
         repository, name, repo_type="dataset", revision=commit, local_dir=folder, token=None
     )
     Path(path).replace(target)
-    import shutil
-
     shutil.rmtree(folder)
