@@ -213,8 +213,8 @@ def test_taken_files_of_a_server_are_copied(bench: Bench, web: tuple[str, Path],
     )
     inventory = read_inventory(taken)
     (row,) = inventory["files"]
-    assert Path(row["path"]).read_bytes() == (root / "1.jsonl.gz").read_bytes()
-    assert row["name"] == "files/000000-1.jsonl.gz", "its ending tells how it is packed"
+    assert Path(row["file"]["url"]).read_bytes() == (root / "1.jsonl.gz").read_bytes()
+    assert row["path"] == "files/000000-1.jsonl.gz", "its ending tells how it is packed"
     assert row["sha256"] == hashlib.sha256((root / "1.jsonl.gz").read_bytes()).hexdigest()
     assert row["made_from"] == [{"name": "1.jsonl.gz", "url": file.url, "version": file.version}]
     assert (inventory["licence"], inventory["columns"]["text"]) == ("CC0-1.0", "text")
