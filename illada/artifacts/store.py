@@ -77,7 +77,7 @@ class Store:
         for stage in self.root.folders():
             if (artifact := _open(self.folder(stage, digest))) is not None:
                 return artifact
-        for stage in (name, f"acquire-{name}"):
+        for stage in (name, f"acquire-{name}") if name else ():
             for artifact in self.artifacts(stage):
                 if artifact.content == digest:
                     return artifact

@@ -162,7 +162,9 @@ def _errors(url: str) -> Iterator[None]:
     except ValueError:
         raise
     except Exception as error:
-        if not isinstance(error, OSError) and not type(error).__module__.startswith(_LIBRARIES):
+        cause = error.__cause__ or error  # the hub's client says which file failed, and hides why in its cause
+        if not isinstance(cause, OSError) and not type(cause).__module__.startswith(_LIBRARIES):
             raise
-        text = " ".join(str(error).split()) or type(error).__name__
+        said = [str(error), *([str(cause)] if cause is not error else [])]
+        text = " ".join(" ".join(said).split()) or type(error).__name__
         raise PushError(f"{url}: {text}; what has arrived stays, push again to send the rest") from None
