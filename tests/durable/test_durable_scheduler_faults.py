@@ -28,6 +28,7 @@ pytestmark = pytest.mark.faults
 PROCESS = Path(__file__).parent / "scheduler_process.py"
 CRONS = {"every-second": "* * * * * *", "every-other": "* * * * * */2", "every-minute": "* * * * *"}
 SECONDS = 25
+_started: list[subprocess.Popen[bytes]] = []
 
 
 @pytest.fixture(scope="module")
@@ -35,6 +36,16 @@ def server() -> Iterator[Server]:
     """A private PostgreSQL."""
     with private_server() as made:
         yield made
+
+
+@pytest.fixture(autouse=True)
+def leave_none_behind() -> Iterator[None]:
+    """Also when a test fails."""
+    yield
+    while _started:
+        process = _started.pop()
+        process.kill()
+        process.wait()
 
 
 @pytest.mark.timeout(240)
@@ -105,7 +116,8 @@ def _fresh(server: Server) -> sa.Engine:
 
 
 def _start(server: Server, folder: Path) -> subprocess.Popen[bytes]:
-    return subprocess.Popen([sys.executable, str(PROCESS), str(folder), server.url])
+    _started.append(subprocess.Popen([sys.executable, str(PROCESS), str(folder), server.url]))
+    return _started[-1]
 
 
 def _check_one_at_a_time(engine: sa.Engine) -> None:

@@ -44,6 +44,33 @@ def test_killed_in_every_stage(uninterrupted: Path, tmp_path: Path) -> None:
 
 @pytest.mark.faults
 @pytest.mark.timeout(600)
+def test_fork_and_rebuild(uninterrupted: Path) -> None:
+    """A fork reuses every stage before its own; `--from` builds a stage and those after it again, to the same bytes."""
+    database, store = uninterrupted / "runs.db", uninterrupted / "store"
+    before = published(store)
+    refused = illada("fork", "tiny", "--from", "sft", "--set", "pretrain.steps=13", database=database, check=False)
+    assert refused.returncode == 1
+    assert "stage pretrain comes before sft and would change (pretrain.training.steps: 12 -> 13)" in refused.stderr
+
+    forked = illada("fork", "tiny", "--from", "sft", "--set", "sft.epochs=2", "--json", database=database)
+    assert json.loads(forked.stdout)["state"] == "finished"
+    states = stage_states(database, "tiny-fork-1")
+    assert {stage for stage, state in states.items() if state == "done"} == {
+        "sft", "export-sft", "evaluate-sft", "gates", "release",
+    }  # fmt: skip
+
+    illada("resume", "tiny", "--from", "evaluate-sft", database=database)
+    states = stage_states(database)
+    assert [states[stage] for stage in STAGES[-4:]] == ["reused", "done", "done", "done"]
+    for stage in STAGES[-3:]:
+        (folder,) = (path.parent for path in (store / stage).glob("*/retired-*.json"))
+        assert before[stage]["fingerprint"].startswith(folder.name)
+        files = json.loads((folder / "record.json").read_text())["files"]
+        assert {file["name"]: file["sha256"] for file in files}.items() <= before[stage].items()
+
+
+@pytest.mark.faults
+@pytest.mark.timeout(600)
 def test_identity(uninterrupted: Path) -> None:
     """No work for the same configuration or other placement; a changed threshold rebuilds from its stage on."""
     database = uninterrupted / "runs.db"
