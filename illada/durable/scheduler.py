@@ -20,11 +20,21 @@ Tend = Callable[..., object]
 
 
 def serve(engine: sa.Engine, parse: Parse, stop: threading.Event, notice: Notice, *, tend: Tend = tend_once) -> None:
-    """Work until `stop` is set; outages of the database are told of once and ridden out, however long they last."""
-    away = False
+    """Work until `stop` is set; outages of the database are ridden out, however long they last.
+
+    `notice` hears what is new: not what was said in the round before already.
+    """
+    away, said = False, set[str]()
     while not stop.is_set():
+        lines = set[str]()
+
+        def tell(line: str, lines: set[str] = lines, said: set[str] = said) -> None:
+            if line not in said:
+                notice(line)
+            lines.add(line)
+
         try:
-            more = scheduler_round(engine, parse, notice, tend=tend)
+            more = scheduler_round(engine, parse, tell, tend=tend)
         except SQLAlchemyError as error:
             if not away:
                 notice(f"the database is out of reach, waiting for it: {' '.join(str(error).split())[:200]}")
@@ -32,7 +42,7 @@ def serve(engine: sa.Engine, parse: Parse, stop: threading.Event, notice: Notice
         else:
             if away:
                 notice("the database is back")
-            away = False
+            away, said = False, lines
         if not more:
             stop.wait(_EVERY_SECONDS)
 

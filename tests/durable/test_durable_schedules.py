@@ -15,6 +15,7 @@ import yaml
 from postgres_server import Server, private_server
 
 from illada.config import ConfigError, RunConfig
+from illada.durable import scheduler
 from illada.durable import schedules as module
 from illada.durable.database import open_database, schedules, slots
 from illada.durable.events import read_events
@@ -378,6 +379,21 @@ def test_service_rides_out_an_outage_and_ends_when_asked(engine: sa.Engine, add:
     assert calls == 2
     told = [line for line in heard if "database" in line]
     assert told[0].startswith("the database is out of reach") and told[1] == "the database is back"
+
+
+def test_service_does_not_repeat_itself(engine: sa.Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(scheduler, "_EVERY_SECONDS", 0.01)
+    stop, heard, rounds = threading.Event(), [], iter(["down", "down", "down", None, "down"])
+
+    def tend(engine: sa.Engine, notice: Callable[[str], None]) -> None:
+        line = next(rounds, "end")
+        if line == "end":
+            stop.set()
+        elif line is not None:
+            notice(f"the cluster is {line}")
+
+    serve(engine, parse, stop, heard.append, tend=tend)
+    assert heard == ["the cluster is down"] * 2, "once for each time it went"
 
 
 def test_round_fires_and_tends(engine: sa.Engine, add: Callable[..., Schedule]) -> None:
