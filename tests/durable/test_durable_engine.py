@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import shutil
 import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import sqlalchemy as sa
 
-from illada.artifacts import ArtifactError, Progress
+from illada.artifacts import ArtifactError, Attempt, Progress
 from illada.durable import stages
 from illada.durable.client import cancel, status
-from illada.durable.engine import RunInterrupted, StageFailed, StageStatus, execute
+from illada.durable.engine import RunInterrupted, StageFailed, StageRunner, StageStatus, execute
 from illada.durable.runs import Run, RunRegistry
 
 NewRun = Callable[..., Run]
@@ -120,6 +122,28 @@ def test_bad_input_is_not_retried_and_lost_connections_are(
     with pytest.raises(StageFailed, match="stage a failed: ConnectionResetError: peer stays away"):
         execute(new_run("second", {"x": 2}), engine, chain)
     assert chain.built == ["a"] * 4
+
+
+def test_damaged_work_is_done_again_within_the_run(
+    engine: sa.Engine, new_run: NewRun, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(stages, "_RETRY_SECONDS", 0.01)
+    made = []
+
+    def build(attempt: Attempt, progress: Progress) -> dict[str, Any]:
+        if not attempt.work.exists("piece"):
+            attempt.work.write("piece", b"true")
+            made.append("piece")
+        attempt.adopt(attempt.work, "piece", "whole", sha256=hashlib.sha256(b"true").hexdigest())
+        if len(made) == 1:
+            (attempt.output / "whole").write_bytes(b"fake")  # the same file as in the work folder
+        return {}
+
+    def graph(runner: StageRunner) -> dict[str, Any]:
+        return {"content": runner.stage("join", 1, {}, {}, build).path("whole").read_text()}
+
+    assert execute(new_run(), engine, graph) == {"content": "true"}
+    assert made == ["piece", "piece"]
 
 
 def test_error_outside_a_stage_comes_as_it_is(engine: sa.Engine, new_run: NewRun, chain) -> None:

@@ -14,7 +14,7 @@ import ray
 
 from illada.artifacts import Folder, NoProgress, StageInterrupted
 from illada.config import DataPlacement
-from pipelines.pool import PoolError, Unit, run_units
+from pipelines.pool import ActorPool, PoolError, Unit, run_units
 
 ONE, TWO = DataPlacement(workers=1, cpus_per_worker=0.5), DataPlacement(workers=2, cpus_per_worker=0.5)
 
@@ -104,6 +104,15 @@ def test_a_lost_actor_is_replaced_and_its_unit_done_by_another(tmp_path: Path) -
     )
     assert [result.statistics["number"] for result in results] == list(range(6))
     assert (tmp_path / "log").read_text().split().count("u2") == 2
+
+
+def test_a_unit_that_waits_behind_a_deadly_one_is_not_blamed(tmp_path: Path) -> None:
+    some = units(tmp_path, 8, u2={"deaths": 2})
+    with ActorPool(Recorder, ONE) as pool:
+        results = pool.run(some, Folder.at(tmp_path / "work"), NoProgress(), "things")
+        assert pool._losses == {"u2": 2}
+    assert [result.statistics["number"] for result in results] == list(range(8))
+    assert sorted((tmp_path / "log").read_text().split()) == sorted([*(f"u{n}" for n in range(8)), "u2", "u2"])
 
 
 def test_a_unit_that_kills_its_actors_is_given_up(tmp_path: Path) -> None:
