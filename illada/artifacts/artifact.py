@@ -21,6 +21,7 @@ T = TypeVar("T")
 R = TypeVar("R")
 
 _TRANSFERS = 8  # files on their way at once
+_SHOWN = 20  # names in a message
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -29,6 +30,11 @@ class Artifact:
 
     root: Folder
     record: Mapping[str, Any]
+    _files: dict[str, Mapping[str, Any]] = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        """Files by name: a stage may ask for each of 100,000."""
+        object.__setattr__(self, "_files", {file["name"]: file for file in self.record["files"]})
 
     @property
     def stage(self) -> str:
@@ -54,7 +60,7 @@ class Artifact:
     @property
     def names(self) -> list[str]:
         """Logical names of all files, sorted."""
-        return sorted(file["name"] for file in self.record["files"])
+        return sorted(self._files)
 
     @property
     def location(self) -> Folder:
@@ -63,10 +69,13 @@ class Artifact:
 
     def path(self, name: str) -> Path:
         """A local path of the file called `name`, fetched if need be. Raises ArtifactError when there is none."""
-        for file in self.record["files"]:
-            if file["name"] == name:
-                return self._fetch(file)
-        raise ArtifactError(f"artifact {self.stage}/{self.fingerprint[:12]} has no file {name!r}; it has {self.names}")
+        if name in self._files:
+            return self._fetch(self._files[name])
+        names, more = self.names[:_SHOWN], len(self._files) - _SHOWN
+        raise ArtifactError(
+            f"artifact {self.stage}/{self.fingerprint[:12]} has no file {name!r}; it has {names}"
+            + (f" and {more} more" if more > 0 else "")
+        )
 
     def local(self, prefix: str = "") -> Path:
         """A local folder with the files under the folder `prefix`, fetched if need be: for what reads whole folders."""

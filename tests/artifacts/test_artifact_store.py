@@ -434,3 +434,15 @@ def test_artifact_that_another_process_builds_is_not_retired(files: Store) -> No
         files.retire("curate", IDENTITY.fingerprint)
     assert files.find(IDENTITY) is not None
     assert not files.retire("curate", "0" * 64), "there never was one"
+
+
+def test_files_are_found_by_name_and_a_wrong_name_is_told_with_some_of_them(store: Store) -> None:
+    names = [f"part/{number:05d}" for number in range(30)]
+    with store.attempt(IDENTITY) as attempt:
+        (attempt.output / "part").mkdir()
+        for name in names:
+            (attempt.output / name).write_text(name)
+        artifact = store.publish(attempt, {}, {}, time.time())
+    assert [artifact.path(name).read_text() for name in names] == names
+    with pytest.raises(ArtifactError, match=r"has no file 'x'; it has \['part/00000', .*\] and 10 more$"):
+        artifact.path("x")
