@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from illada.artifacts import Artifact, fingerprint, sha256_file
+from illada.artifacts.folder import is_url
 from pipelines.pool import Unit
 from pipelines.shared import open_part
 
@@ -25,7 +26,7 @@ def read_inventory(artifact: Artifact) -> dict[str, Any]:
     """The parsed `inventory.json`, in which `file` refers to each file wherever it is; see `pipelines.shared`."""
     inventory: dict[str, Any] = json.loads(artifact.path("inventory.json").read_text(encoding="utf-8"))
     for file in inventory["files"]:
-        mine = not file["path"].startswith("/")
+        mine = not file["path"].startswith("/") and not is_url(file["path"])
         url = f"{artifact.location}/{file['path']}" if mine else file["path"]
         file["file"] = {"url": url, "sha256": file["sha256"]}
     return inventory

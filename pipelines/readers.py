@@ -139,11 +139,11 @@ def _unwanted(page: Page) -> str | None:
     return None
 
 
-def read_json_lines(path: Path) -> Iterator[dict[str, Any] | Damage]:
-    """The objects of a JSON-lines file, plain or compressed."""
+def read_json_lines(path: Path, opened: IO[bytes] | None = None) -> Iterator[dict[str, Any] | Damage]:
+    """The objects of a JSON-lines file, plain or compressed as its name says; `opened` is it, if it is open already."""
     number = 0
     try:
-        with _open(path) as file:
+        with opened or path.open("rb") as raw, _decompressed(path, raw) as file:
             for number, line in enumerate(file, 1):
                 try:
                     row = json.loads(line)
@@ -158,9 +158,9 @@ def read_json_lines(path: Path) -> Iterator[dict[str, Any] | Damage]:
         yield Damage(where=f"after line {number}", error=str(error))
 
 
-def _open(path: Path) -> IO[bytes] | gzip.GzipFile:
+def _decompressed(path: Path, file: IO[bytes]) -> IO[bytes] | gzip.GzipFile:
     if path.suffix == ".gz":
-        return gzip.open(path)
+        return gzip.GzipFile(fileobj=file)
     if path.suffix == ".zst":
-        return io.BufferedReader(zstandard.ZstdDecompressor().stream_reader(path.open("rb"), closefd=True))
-    return path.open("rb")
+        return io.BufferedReader(zstandard.ZstdDecompressor().stream_reader(file, closefd=True))
+    return file

@@ -12,8 +12,11 @@ from typing import IO, Any
 
 import numpy as np
 import numpy.typing as npt
+from fsspec.core import url_to_fs
 
-from illada.artifacts import Artifact, Folder, atomic_path, sha256_file
+from illada.artifacts import Artifact, ArtifactError, Folder, atomic_path, sha256_file
+from illada.artifacts.cache import cached
+from illada.artifacts.folder import is_url
 
 Reference = Mapping[str, str]
 
@@ -43,14 +46,28 @@ def share_array(array: npt.NDArray[Any], name: str, scratch: Path, work: Folder)
 
 def fetch(file: Reference) -> Path:
     """A local path of the file. Raises FileNotFoundError, or ArtifactError for one that is damaged."""
-    folder, _, name = file["url"].rpartition("/")
-    return Folder.at(folder).fetch(name, file["sha256"])
+    url, sha256 = file["url"], file["sha256"]
+    folder, _, name = url.rpartition("/")
+    if not is_url(url) or url.startswith("s3://"):
+        return Folder.at(folder).fetch(name, sha256)
+    system, path = url_to_fs(url)
+
+    def download(local: Path) -> None:
+        system.get_file(path, str(local))
+        if sha256_file(local) != sha256:
+            raise ArtifactError(f"{url}: what was downloaded has another sha256 than was recorded")
+
+    return cached(f"by-sha256/{sha256[:2]}/{sha256}/{name}", int(system.info(path)["size"]), download)
 
 
 def open_part(file: Reference) -> IO[bytes]:
     """The file opened for reading a part of it, without fetching the rest."""
     folder, _, name = file["url"].rpartition("/")
-    return Folder.at(folder).open(name)
+    if not is_url(file["url"]) or file["url"].startswith("s3://"):
+        return Folder.at(folder).open(name)
+    system, path = url_to_fs(file["url"])
+    opened: IO[bytes] = system.open(path, "rb")
+    return opened
 
 
 def load_array(file: Reference) -> npt.NDArray[Any]:

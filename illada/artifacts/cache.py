@@ -1,6 +1,7 @@
 """What a node keeps of an object store: downloads, within a bound, and scratch folders of what is being built.
 
     <cache>/files/...       downloads, each under its own address; complete and checked, or not there
+    <cache>/remembered/...  small results, such as the checksum of an object of a certain version
     <cache>/scratch/...     private folders of live processes; those of dead ones are removed by the next to come
 
 `ILLADA_CACHE` names the folder, `ILLADA_CACHE_GB` its bound. Beyond the bound the least recently used downloads go, but
@@ -12,6 +13,7 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import hashlib
 import os
 import shutil
 import tempfile
@@ -76,6 +78,17 @@ def cached(name: str, size: int, download: Callable[[Path], None]) -> Path:
         with atomic_path(path) as temporary:
             download(temporary)
     return path
+
+
+def remembered(key: str, compute: Callable[[], str]) -> str:
+    """The text that `compute` gave for `key`, on this node, whenever it was asked last."""
+    path = cache_root() / "remembered" / hashlib.sha256(key.encode()).hexdigest()
+    with contextlib.suppress(FileNotFoundError):
+        return path.read_text(encoding="utf-8")
+    text = compute()
+    with atomic_path(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+    return text
 
 
 @contextlib.contextmanager

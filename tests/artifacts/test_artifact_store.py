@@ -5,16 +5,18 @@ from __future__ import annotations
 import json
 import os
 import pickle
+import socket
 import subprocess
 import sys
 import threading
 import time
+import types
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from illada.artifacts import Artifact, ArtifactError, Attempt, Folder, StageIdentity, Store
+from illada.artifacts import Artifact, ArtifactError, Attempt, Folder, StageIdentity, Store, objects
 from illada.artifacts import artifact as artifact_module
 from illada.artifacts import folder as folder_module
 from illada.artifacts import store as store_module
@@ -446,3 +448,53 @@ def test_files_are_found_by_name_and_a_wrong_name_is_told_with_some_of_them(stor
     assert [artifact.path(name).read_text() for name in names] == names
     with pytest.raises(ArtifactError, match=r"has no file 'x'; it has \['part/00000', .*\] and 10 more$"):
         artifact.path("x")
+
+
+def test_a_usable_store_is_left_as_it_was(store: Store) -> None:
+    store.check()
+    assert store.root.names() == {}
+
+
+def test_a_missing_bucket_is_named(s3_url: str) -> None:
+    with pytest.raises(ArtifactError, match=r"s3://no-such-bucket/x: there is no bucket 'no-such-bucket'; create it"):
+        Store("s3://no-such-bucket/x").check()
+
+
+def test_an_endpoint_that_does_not_answer_is_named(s3_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+    monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{port}")
+    with pytest.raises(ArtifactError, match=f"no object store answers at http://127.0.0.1:{port} .*AWS_ENDPOINT_URL"):
+        Store("s3://bucket").check()
+
+
+def test_a_store_without_conditional_writes_is_refused(s3_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    def careless(self: Folder, name: str, data: bytes) -> bool:
+        self.write(name, data)
+        return True
+
+    monkeypatch.setattr(objects.ObjectFolder, "create", careless)
+    with pytest.raises(ArtifactError, match="ignores conditional writes"):
+        Store(s3_url).check()
+
+
+def test_denied_access_is_named(s3_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    def denied(*arguments: Any, **keywords: Any) -> None:
+        raise PermissionError("Forbidden")
+
+    monkeypatch.setattr(objects, "_client", lambda: types.SimpleNamespace(pipe_file=denied))
+    with pytest.raises(ArtifactError, match=rf"{s3_url}: access denied \(Forbidden\); check the credentials"):
+        Store(s3_url).check()
+
+
+@pytest.mark.parametrize("url", ["gs://bucket/x", "s3://", "s3://key:secret@bucket/x", "s3://bucket?endpoint=x"])
+def test_urls_that_are_no_stores_are_refused_without_their_secrets(url: str) -> None:
+    with pytest.raises(ArtifactError, match="s3://") as caught:
+        Store(url)
+    assert "secret" not in str(caught.value)
+
+
+def test_a_folder_that_cannot_be_written_is_named(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ArtifactError, match=r"file/store: cannot be written \(Not a directory\)"):
+        Store(tmp_path / "file" / "store").check()

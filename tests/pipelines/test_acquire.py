@@ -15,10 +15,12 @@ import pyarrow.parquet as pq
 import pytest
 from text_bench import Bench, page, prose, write_archive
 
-from illada.artifacts import Artifact, NoProgress, sha256_file
-from illada.config import ConfigError, DataConfig, PythonCode, TextFiles, Tokenizer, WarcFiles, WebDocs
+from illada.artifacts import Artifact, Folder, NoProgress, sha256_file
+from illada.config import ConfigError, Curate, DataConfig, PythonCode, TextFiles, Tokenizer, WarcFiles, WebDocs
 from pipelines.acquire import acquire, check_sources, source_identity
+from pipelines.curate import CurateWorker
 from pipelines.documents import read_documents
+from pipelines.inputs import plan_units, read_inventory
 from pipelines.sources import crawl, debian, pydoc_pages
 from pipelines.sources.base import SourceUnavailable, WebPage
 from pipelines.sources.files import find_files
@@ -196,7 +198,7 @@ def dataset(tmp_path: Path) -> Path:
 
 def test_the_users_files_are_listed_where_they_are(bench: Bench, files: Path) -> None:
     source = TextFiles(kind="jsonl", name="mine", paths=(f"{files}/*.jsonl*", f"{files}/t.jsonl"), url_column="url")
-    listed = find_files(source)
+    listed = [Path(path) for path in find_files(source)]
     assert listed == [files / "empty.jsonl", files / "t.jsonl", files / "t.jsonl.gz"]
     artifact = get(bench, source)
     assert artifact.names == ["inventory.json"]
@@ -278,3 +280,36 @@ def test_sound_sources_pass(files: Path, dataset: Path) -> None:
 def test_other_mistakes_are_found_before_work_starts(source: Any, curate: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         check_sources(data(source, **curate))
+
+
+def test_files_in_an_object_store(bench: Bench, files: Path, s3_url: str, tmp_path: Path) -> None:
+    bucket = Folder.at(s3_url)
+    for path in files.iterdir():
+        if path.is_file():
+            bucket.put(path, f"in/{path.name}")
+    warc = WarcFiles(name="a", paths=(f"{s3_url}/in/*.warc.gz",))
+    json_lines = TextFiles(kind="jsonl", name="c", paths=(f"{s3_url}/in/t.jsonl*", f"{s3_url}/in/empty.jsonl"))
+    table = TextFiles(kind="parquet", name="b", paths=(f"{s3_url}/in/t.parquet",), id_column="number")
+    check_sources(data(warc, json_lines, table))
+    local = TextFiles(kind="jsonl", name="c", paths=(f"{files}/t.jsonl*", f"{files}/empty.jsonl"))
+    rows, local_rows = (inventory(get(bench, source))["files"] for source in (json_lines, local))
+    assert [row["path"] for row in rows] == [f"{s3_url}/in/{Path(row['path']).name}" for row in local_rows]
+    assert [row["sha256"] for row in rows] == [row["sha256"] for row in local_rows]
+
+    artifact = bench.run("acquire-b", {"b": 1}, lambda attempt: acquire(table, attempt, NoProgress()))
+    (unit,) = plan_units([read_inventory(artifact)])
+    config = Curate(url_filter=False, min_words=0, c4=False, gopher_quality=False, fineweb=False)
+    worker = CurateWorker(config, [])
+    assert worker.run(unit, tmp_path)["funnel"][0]["documents_in"] > 0
+    before = source_identity(table)
+    bucket.write("in/t.parquet", (files / "t.parquet").read_bytes() + b"?")
+    assert source_identity(table) != before
+    with pytest.raises(ValueError, match=r"t.parquet: missing or changed since source 'b' was acquired"):
+        CurateWorker(config, []).run(unit, tmp_path)
+    bucket.delete("in/t.parquet")
+    with pytest.raises(ConfigError, match=f"source 'b': {s3_url}/in/t.parquet does not exist"):
+        check_sources(data(table))
+    with pytest.raises(ConfigError, match="must be local"):
+        check_sources(data(TextFiles(kind="hf-dataset", name="d", paths=(f"{s3_url}/set",))))
+    with pytest.raises(ConfigError, match="cannot be looked at"):
+        check_sources(data(WarcFiles(name="a", paths=("nothing://x/*.warc",))))
