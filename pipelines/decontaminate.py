@@ -17,10 +17,10 @@ from typing import Any
 
 import pyarrow.parquet as pq
 
-from illada.artifacts import Artifact, Attempt, Progress, write_json
+from illada.artifacts import Artifact, Attempt, Folder, Progress, write_json
 from illada.config import DataPlacement, Decontaminate
 from pipelines.benchmarks import Item, decontaminate_identity, read_items
-from pipelines.documents import DocumentFile, document_files, read_documents
+from pipelines.documents import DocumentFile, document_files, read_documents, row_groups
 from pipelines.ngrams import NgramIndex, words
 from pipelines.pool import Results, Unit, UnitResult, run_units
 from pipelines.shared import Reference, fetch
@@ -53,7 +53,7 @@ def decontaminate(
     items = [item for benchmark in config.benchmarks for item in read_items(benchmark)]
     index = NgramIndex.build(((number, text) for number, item in enumerate(items) for text in item.texts), config.ngram)
     shared = index.share(attempt.scratch / "index", attempt.work)
-    units = [unit for name, artifact in corpora.items() for unit in _units(name, artifact)]
+    units = [unit for name, artifact in corpora.items() for unit in _units(name, artifact, attempt.work)]
     factory = functools.partial(SearchWorker, shared, [item.benchmark for item in items])
     results = run_units(units, factory, attempt.work / "units", placement, progress, "documents")
     statistics = {
@@ -109,16 +109,15 @@ class SearchWorker:
         return {"documents": documents, "contaminated": contaminated, "touched": dict(touched), "examples": examples}
 
 
-def _units(name: str, artifact: Artifact) -> Iterator[Unit]:
+def _units(name: str, artifact: Artifact, work: Folder) -> Iterator[Unit]:
     files = document_files(artifact) or [DocumentFile(artifact=artifact, name=_PAIRS)]
-    for number, file in enumerate(files):
-        metadata = file.metadata()
-        for first in range(0, metadata.num_row_groups, _UNIT_GROUPS):
-            count = min(_UNIT_GROUPS, metadata.num_row_groups - first)
+    for number, (file, groups) in enumerate(zip(files, row_groups(files, work, f"row-groups-{name}"), strict=True)):
+        for first in range(0, len(groups), _UNIT_GROUPS):
+            some = groups[first : first + _UNIT_GROUPS]
             yield Unit(
                 name=f"{name}-{number:06d}-{first:06d}",
-                payload={"file": file.reference, "pairs": file.name == _PAIRS, "first": first, "count": count},
-                weight=sum(metadata.row_group(first + group).num_rows for group in range(count)),
+                payload={"file": file.reference, "pairs": file.name == _PAIRS, "first": first, "count": len(some)},
+                weight=sum(some),
             )
 
 

@@ -24,7 +24,14 @@ import numpy.typing as npt
 
 from illada.artifacts import Artifact, Attempt, Progress
 from illada.config import DataPlacement, Deduplicate
-from pipelines.documents import DocumentFile, TextDocument, document_files, read_documents, write_documents
+from pipelines.documents import (
+    DocumentFile,
+    TextDocument,
+    document_files,
+    read_documents,
+    row_groups,
+    write_documents,
+)
 from pipelines.funnel import Funnel, Tally
 from pipelines.index import DIGESTS, SignatureIndex, band_table, build_part, look_up
 from pipelines.known import Lookups
@@ -63,13 +70,14 @@ def deduplicate(
     index its documents, segments, merged ones and bytes.
     """
     files = document_files(curated)
+    rows = [sum(groups) for groups in row_groups(files, attempt.work)]
     with ActorPool(functools.partial(DeduplicateWorker, config, index), placement) as pool:
-        signed = pool.run(_sign_units(files), attempt.work / "signed", progress, "documents")
+        signed = pool.run(_sign_units(files, rows), attempt.work / "signed", progress, "documents")
         lookups = None if index is None else Lookups(index, pool, attempt.work / "known", attempt.scratch, progress)
         sizes = _gather(signed, "sizes")
         fates = _decide(signed, config.bands, lookups)
         extended = {} if lookups is None else {"index": lookups.write(attempt, len(sizes))}
-        units = _write_units(files, sizes, fates.kept, attempt)
+        units = _write_units(files, rows, sizes, fates.kept, attempt)
         written = pool.run(units, attempt.work / "written", progress, "documents")
     for number, result in enumerate(written):
         result.adopt("documents.parquet", attempt, f"documents/{number:05d}.parquet")
@@ -152,12 +160,12 @@ class DeduplicateWorker:
         return replace(document, text=format_pii(document.text), title=format_pii(document.title))
 
 
-def _sign_units(files: Sequence[DocumentFile]) -> list[Unit]:
+def _sign_units(files: Sequence[DocumentFile], rows: Sequence[int]) -> list[Unit]:
     return [
         Unit(
             name=f"{number:06d}",
             payload={"task": "sign", "file": file.reference},
-            weight=file.metadata().num_rows,
+            weight=rows[number],
         )
         for number, file in enumerate(files)
     ]
@@ -209,7 +217,7 @@ def _decide(signed: Results, bands: int, lookups: Lookups | None) -> Fates:
 
 
 def _write_units(
-    files: Sequence[DocumentFile], sizes: npt.NDArray[np.int64], kept: Mask, attempt: Attempt
+    files: Sequence[DocumentFile], rows: Sequence[int], sizes: npt.NDArray[np.int64], kept: Mask, attempt: Attempt
 ) -> list[Unit]:
     """Output files as ranges of the kept documents with about equal bytes, each naming the rows it is read from."""
     mask = share_array(kept, "kept", attempt.scratch, attempt.work)
@@ -220,18 +228,15 @@ def _write_units(
     total = int(ends[-1])
     number = max(math.ceil(total / FILE_BYTES), min(_FEW_FILES, math.ceil(total / _SMALL_FILE_BYTES)))
     cuts = np.searchsorted(ends, [total * (part + 1) // number for part in range(number)], side="left") + 1
-    starts = np.cumsum([0, *(file.metadata().num_rows for file in files)])
+    starts = np.cumsum([0, *rows])
     units: list[Unit] = []
     first = 0
     for last in cuts.tolist():
         if last <= first:
             continue
         begin, end = int(indices[first]), int(indices[last - 1]) + 1
-        pieces = [
-            {"file": file.reference, "offset": int(offset)}
-            for file, offset, following in zip(files, starts[:-1], starts[1:], strict=True)
-            if offset < end and following > begin
-        ]
+        span = range(np.searchsorted(starts[1:], begin, side="right"), np.searchsorted(starts[:-1], end, side="left"))
+        pieces = [{"file": files[place].reference, "offset": int(starts[place])} for place in span]
         payload = {
             "task": "write",
             "pieces": pieces,

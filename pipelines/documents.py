@@ -6,16 +6,17 @@ depend on the documents alone.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import itertools
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from illada.artifacts import Artifact, atomic_path
+from illada.artifacts import Artifact, Folder, atomic_path, fingerprint, transfer
 from pipelines.shared import reference
 
 SCHEMA = pa.schema(
@@ -106,3 +107,24 @@ class DocumentFile:
 def document_files(artifact: Artifact) -> list[DocumentFile]:
     """The files of an artifact's `documents/` folder, in the order that defines document order."""
     return [DocumentFile(artifact=artifact, name=name) for name in artifact.names if name.startswith("documents/")]
+
+
+def row_groups(files: Sequence[DocumentFile], work: Folder, name: str = "row-groups") -> list[list[int]]:
+    """The documents in each row group of each of `files`.
+
+    Their footers are read once, and what they say is kept in `work`: a stage of 100,000 files resumes without them.
+    """
+    kept = f"{name}.json"
+    with contextlib.suppress(FileNotFoundError, ValueError):
+        known = work.read_json(kept)
+        if known["sha256"] == fingerprint(known["rows"]):
+            rows: list[list[int]] = known["rows"]
+            return rows
+    rows = transfer(_row_groups, files)
+    work.write_json(kept, {"sha256": fingerprint(rows), "rows": rows})
+    return rows
+
+
+def _row_groups(file: DocumentFile) -> list[int]:
+    metadata = file.metadata()
+    return [metadata.row_group(group).num_rows for group in range(metadata.num_row_groups)]

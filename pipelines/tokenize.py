@@ -9,6 +9,7 @@ from __future__ import annotations
 import itertools
 import os
 from collections import Counter
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,7 @@ from illada.artifacts import Artifact, Attempt, Progress
 from illada.config import DataPlacement, Tokenize
 from illada.data.shards import ShardWriter, read_batch, token_dtype, write_batch
 from illada.data.tokenizer import BOS_ID, EOS_ID, TextTokenizer
-from pipelines.documents import DocumentFile, document_files, read_documents
+from pipelines.documents import DocumentFile, document_files, read_documents, row_groups
 from pipelines.pool import Unit, run_units
 from pipelines.rows import TokenRow, add_counts, count_by, rows_batch
 from pipelines.sample import held_out
@@ -51,7 +52,9 @@ def tokenize_documents(
     Raises:
         ValueError: one of the splits would be empty.
     """
-    units = [unit for number, file in enumerate(document_files(documents)) for unit in _units(number, file)]
+    files = document_files(documents)
+    groups = row_groups(files, attempt.work)
+    units = [unit for number, file in enumerate(files) for unit in _units(number, file, groups[number])]
     factory = partial(_UnitTokenizer, tokenizer, config)
     results = run_units(units, factory, attempt.work / "units", placement, progress, "documents")
     counts = Counter[str]()
@@ -117,16 +120,10 @@ class _UnitTokenizer:
         }
 
 
-def _units(number: int, file: DocumentFile) -> list[Unit]:
-    metadata = file.metadata()
+def _units(number: int, file: DocumentFile, groups: Sequence[int]) -> list[Unit]:
     units = []
-    for first in range(0, metadata.num_row_groups, _UNIT_GROUPS):
-        count = min(_UNIT_GROUPS, metadata.num_row_groups - first)
-        units.append(
-            Unit(
-                name=f"{number:06d}-{first:06d}",
-                payload={"file": file.reference, "first": first, "count": count},
-                weight=sum(metadata.row_group(first + index).num_rows for index in range(count)),
-            )
-        )
+    for first in range(0, len(groups), _UNIT_GROUPS):
+        some = groups[first : first + _UNIT_GROUPS]
+        payload = {"file": file.reference, "first": first, "count": len(some)}
+        units.append(Unit(name=f"{number:06d}-{first:06d}", payload=payload, weight=sum(some)))
     return units

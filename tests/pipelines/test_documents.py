@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
+from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
 from text_bench import Bench
 
-from illada.artifacts import Attempt, sha256_file
+from illada.artifacts import Attempt, Folder, sha256_file
 from pipelines.documents import (
     ROW_GROUP,
     SCHEMA,
@@ -16,6 +18,7 @@ from pipelines.documents import (
     document_files,
     document_id,
     read_documents,
+    row_groups,
     write_documents,
 )
 
@@ -87,3 +90,21 @@ def test_files_of_an_artifact_in_order(bench: Bench) -> None:
 
     artifact = bench.run("stage", {}, build)
     assert [file.path().name for file in document_files(artifact)] == ["00000.parquet", "00001.parquet"]
+
+
+def test_footers_are_read_once(bench: Bench, tmp_path: Path) -> None:
+    def build(attempt: Attempt) -> dict[str, Any]:
+        for number, count in enumerate((ROW_GROUP + 3, 0, 5)):
+            write_documents(attempt.output / f"documents/{number:05d}.parquet", documents(count))
+        return {}
+
+    artifact = bench.run("some", {}, build)
+    files, work = document_files(artifact), Folder.at(tmp_path / "work")
+    expected = [[ROW_GROUP, 3], [], [5]]
+    assert row_groups(files, work) == expected
+    kept = (tmp_path / "work" / "row-groups.json").read_bytes()
+    for damage in (kept.replace(b"1000", b"1001"), kept[:-9]):
+        (tmp_path / "work" / "row-groups.json").write_bytes(damage)
+        assert row_groups(files, work) == expected
+    shutil.rmtree(artifact.location.path / "documents")
+    assert row_groups(files, work) == expected
