@@ -36,6 +36,7 @@ class TrainPlacement(Config):
 class Placement(Config):
     """Paths are relative to the working directory unless absolute. `ray_address` None starts an embedded Ray.
 
+    `store` may be an `s3://bucket/prefix`; credentials and endpoint come from the environment.
     A run's summary, report and release go to `output`, in a folder of the run's name.
     """
 
