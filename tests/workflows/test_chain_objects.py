@@ -1,4 +1,4 @@
-"""The tiny chain on `s3://`, its driver killed in a data stage and in the middle of pretraining, equals that on files."""
+"""The tiny chain on `s3://`, its driver killed in a data stage and while it pretrains, equals the one on files."""
 
 from __future__ import annotations
 
@@ -86,4 +86,7 @@ def test_killed_on_an_object_store_equals_uninterrupted_on_files(s3_url: str, tm
     moved = illada("run", config, "--set", f"placement.store={copy}", *place[2:], database=database)
     assert moved.returncode == 0
     assert published(copy) == expected
-    assert all(str(s3_url) not in path.read_text() for path in copy.rglob("record.json"))
+    for path in copy.rglob("record.json"):
+        record = json.loads(path.read_text())
+        del record["provenance"]["argv"]  # the command line is recorded as it was
+        assert s3_url not in json.dumps(record)
