@@ -29,6 +29,8 @@ from pipelines.ledger import Ledger, Results, Unit, UnitResult, mark
 __all__ = ["ActorPool", "PoolError", "Results", "Unit", "UnitResult", "Worker", "run_units"]
 
 _LOSSES_PER_UNIT = 3
+_NODES_PER_UNIT = 12  # machines are lost for many reasons; a unit is blamed when it takes one with it each time
+_NODE_DIED = "its node has died"  # as Ray words it: an actor's error has no field for it
 _POLL_SECONDS = 0.5
 _QUEUED = 2  # units an actor has, one of them waiting: the next starts without a word from the driver
 _RESERVE = 2  # units an actor that no actor has yet, as long as which some may wait: at the end none waits in vain
@@ -68,6 +70,7 @@ class ActorPool:
         self._called: dict[ray.ObjectRef, _Member] = {}
         self._pending: deque[Unit] = deque()  # the heaviest last
         self._losses: Counter[str] = Counter()
+        self._lost_nodes: Counter[str] = Counter()
 
     def __enter__(self) -> Self:
         return self
@@ -159,6 +162,11 @@ class ActorPool:
             if waiting:
                 self._pending.append(waiting)
         name = unit.name if unit else "starting a worker"
+        if _NODE_DIED in str(error):
+            self._lost_nodes[name] += 1
+            if unit and self._lost_nodes[name] >= _NODES_PER_UNIT:
+                raise PoolError(f"{name}: the node it ran on died {_NODES_PER_UNIT} times; the last time: {error}")
+            return
         self._losses[name] += 1
         if self._losses[name] >= _LOSSES_PER_UNIT:
             raise PoolError(f"{name}: its worker process died {self._losses[name]} times; the last time: {error}")

@@ -85,7 +85,7 @@ def check_environment(package: Package) -> None:
     """Raises ConfigError naming every version (of Python, a library or our own code) that is not as submitted."""
     pinned, here = package.manifest, code_provenance()
     differences = [
-        f"{name} is {here['versions'].get(name)} here, {version} was submitted"
+        f"{name} is {here['versions'].get(name, 'missing')} here, {version} was submitted"
         for name, version in sorted(pinned["versions"].items())
         if here["versions"].get(name) != version
     ]

@@ -8,6 +8,7 @@ compare-and-set, and jobs that start twice for whatever reason find the run's le
 
 from __future__ import annotations
 
+import secrets
 import shlex
 from collections.abc import Callable
 from typing import Any
@@ -50,7 +51,7 @@ def want(engine: sa.Engine, run_id: str, **values: Any) -> Run:
         raise ConfigError(f"run {run_id} was never submitted to a cluster; `illada submit` does that")
     job_environment(engine, address)
     if not run.wanted:
-        values |= {"wanted": True, "status": "created", "failed_stage": None, "error": None}
+        values |= {"wanted": True, "status": "created", "failed_stage": None, "error": None, "job": None}
     registry.update(run_id, next_job=0.0, job_delay=0.0, **values)
     return registry.get(run_id)
 
@@ -131,7 +132,8 @@ def _tend(engine: sa.Engine, run: Run, server: JobServer, tell: Notice) -> str |
         record_event(engine, run.run_id, "job lost", f"job {run.job} {why}")
     assert run.package is not None and run.address is not None
     working_dir = server.upload(load_package(engine, run.package))
-    job = f"illada-{run.run_id}-{run.jobs + 1}"
+    # Unique on the cluster, which may serve several databases with runs of one name.
+    job = f"illada-{run.run_id}-{run.jobs + 1}-{secrets.token_hex(3)}"
     delay = _delay(engine, run, now)
     if not _update(engine, run, jobs=run.jobs + 1, job=job, next_job=now + _START_SECONDS, job_delay=_START_SECONDS):
         return None  # another one was first
