@@ -106,8 +106,7 @@ def slurm(folder: Path) -> Iterator[Slurm]:
             log = running.enter_context((folder / "daemons.log").open("a"))
             environment = {**os.environ, **made.environment, "PATH": path}
             process = subprocess.Popen(command, env=environment, stdout=log, stderr=log, cwd=folder)
-            running.callback(process.wait, 30)
-            running.callback(process.terminate)
+            running.callback(_stop, process)
 
         start("munged", "--foreground", "--force", f"--socket={folder}/munge.sock", f"--key-file={key}", *munge)
         deadline = time.monotonic() + 60
@@ -121,6 +120,15 @@ def slurm(folder: Path) -> Iterator[Slurm]:
             assert time.monotonic() < deadline, (folder / "daemons.log").read_text()
             time.sleep(0.3)
         yield made
+
+
+def _stop(process: subprocess.Popen[bytes]) -> None:
+    process.terminate()
+    try:
+        process.wait(timeout=20)
+    except subprocess.TimeoutExpired:  # a node whose controller has gone first waits for it
+        process.kill()
+        process.wait(timeout=20)
 
 
 def _idle(made: Slurm) -> int:
