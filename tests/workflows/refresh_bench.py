@@ -91,8 +91,8 @@ def run_refresh(config: RefreshConfig, database: Path, run_id: str = "daily") ->
     return execute_graph(config, database, run_id, lambda runner: refresh(runner, config))
 
 
-def execute_graph(config: RunConfig, database: Path, run_id: str, graph: Graph) -> dict[str, Any]:
+def execute_graph(config: RunConfig, database: Path, run_id: str, graph: Graph, **options: Any) -> dict[str, Any]:
     """Register a run and take it to its end in this process."""
     engine = open_database(f"sqlite:///{database}")
     registered = RunRegistry(engine).create(run_id, "", config.identity(), config.placement.store, [])
-    return dict(execute(registered, engine, graph))
+    return dict(execute(registered, engine, graph, **options))

@@ -11,10 +11,12 @@ import pytest
 from refresh_bench import configuration, report, run_refresh, write_crawl, write_lines, write_listing
 
 from illada.artifacts import Store
+from illada.config import ConfigError, RefreshConfig, dump_config
 from illada.data.corpora import latest, numbers, open_snapshot
 from illada.data.snapshots import Snapshot
 from illada.data.tokenizer import TextTokenizer
 from illada.durable.errors import StageFailed
+from workflows.registry import load_workflow, parse_workflow
 
 pytestmark = pytest.mark.usefixtures("cluster")
 
@@ -45,6 +47,21 @@ def texts(snapshot: Snapshot) -> set[int]:
                 found.append(next(n for n in CANDIDATES if report(n).split("\n")[1] in text))
     assert len(found) == len(set(found))
     return set(found)
+
+
+def test_the_example_is_a_refresh() -> None:
+    config = load_workflow(Path(__file__).parents[2] / "configs" / "workflows" / "refresh.yaml")
+    assert isinstance(config, RefreshConfig)
+    assert [source.kind for source in config.sources] == ["listing", "folder", "hf-dataset"]
+    assert parse_workflow(dump_config(config)) == config
+    for change, fault in (
+        ({"corpus": "../x"}, "corpus: "),
+        ({"sources": [{"kind": "folder", "name": "x", "files": "warc", "location": "/x", "patern": "*"}]}, "'pattern'"),
+        ({"sources": [{"kind": "folder", "name": "x", "files": "pdf", "location": "/x"}]}, "files: "),
+        ({"sources": [config.sources[0].identity()] * 2}, "source names must differ"),
+    ):
+        with pytest.raises(ConfigError, match=fault):
+            parse_workflow(dump_config(config), **change)
 
 
 CANDIDATES = [*range(30), *range(100, 130), *range(200, 215), *range(300, 310)]
