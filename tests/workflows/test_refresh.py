@@ -8,11 +8,13 @@ import shutil
 from pathlib import Path
 
 import pytest
+from chain import illada
 from refresh_bench import configuration, report, run_refresh, write_crawl, write_lines, write_listing
 
-from illada.artifacts import Store
+from illada.artifacts import Artifact, Store
 from illada.config import ConfigError, RefreshConfig, dump_config
-from illada.data.corpora import latest, numbers, open_snapshot
+from illada.data.compare import check
+from illada.data.corpora import latest, numbers, open_snapshot, publish
 from illada.data.snapshots import Snapshot
 from illada.data.tokenizer import TextTokenizer
 from illada.durable.errors import StageFailed
@@ -64,7 +66,7 @@ def test_the_example_is_a_refresh() -> None:
             parse_workflow(dump_config(config), **change)
 
 
-CANDIDATES = [*range(30), *range(100, 130), *range(200, 215), *range(300, 310)]
+CANDIDATES = [*range(30), *range(100, 130), *range(200, 215), *range(300, 310), *range(400, 405)]
 
 
 @pytest.fixture(scope="module")
@@ -164,3 +166,66 @@ def test_the_same_in_another_store_and_only_duplicates(corpus: Path, tmp_path: P
     assert three.totals == open_snapshot(Store(store), "web", 2).totals
     assert three.table() == open_snapshot(Store(store), "web", 2).table()
     assert three.sources()[-1].name == "again.jsonl"
+
+
+@pytest.mark.slow
+def test_who_comes_second_starts_over(corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another refresh publishes the number first: this one is made again, from that snapshot."""
+    store = tmp_path / "store"
+    shutil.copytree(corpus / "store", store)
+    place = {"store": str(store), "data": {"workers": 2}}
+
+    def refresh_of(name: str, numbers: range) -> RefreshConfig:
+        write_lines(tmp_path / name / "new.jsonl", numbers)
+        source = {"kind": "folder", "name": name, "files": "jsonl", "location": str(tmp_path / name)}
+        return configuration(corpus, sources=[source], placement=place)
+
+    slow, fast = refresh_of("slow", range(600, 606)), refresh_of("fast", range(603, 609))
+    attempts = []
+
+    def overtaken(snapshot: Snapshot, discovery: Artifact) -> bool:
+        attempts.append(snapshot.number)
+        if len(attempts) == 1:
+            competitor = tmp_path / "competitor"
+            shutil.copytree(store, competitor)
+            there = fast.model_copy(update={"placement": fast.placement.model_copy(update={"store": str(competitor)})})
+            outcome.update(run_elsewhere(there, tmp_path / "fast.db"))
+            for stage in ("discover", "acquire-fast", "curate", "deduplicate", "tokenize", "snapshot"):
+                shutil.copytree(competitor / stage, store / stage, dirs_exist_ok=True)
+            shutil.copy(competitor / "corpora" / "web" / "3.json", store / "corpora" / "web" / "3.json")
+        return publish(snapshot, discovery)
+
+    outcome: dict[str, object] = {}
+    monkeypatch.setattr("workflows.refresh.publish", overtaken)
+    result = run_refresh(slow, tmp_path / "runs.db")
+    assert attempts == [3, 4]
+    assert (outcome["snapshot"], result["snapshot"]) == (3, 4)
+    four = open_snapshot(Store(store), "web", 4)
+    assert [snapshot.number for snapshot in four.history()] == [1, 2, 3, 4]
+    assert {file.source: file.snapshot for file in four.sources()} == {"lines": 2, "crawl": 2, "fast": 3, "slow": 4}
+    added = four.artifact.statistics["added"]["sources"]
+    assert added == {"slow": {**added["slow"], "documents": 3}}, "what the faster one brought is known"
+
+
+def run_elsewhere(config: RefreshConfig, database: Path) -> dict[str, object]:
+    """Run the workflow in a process of its own: this one is at work on another."""
+    path = database.with_suffix(".yaml")
+    placement = {**config.placement.identity(), "ray_cpus": 2, "output": str(database.parent)}
+    value = config.model_copy(update={"placement": config.placement.model_validate(placement)})
+    path.write_text(dump_config(value))
+    summary: dict[str, dict[str, object]] = json.loads(illada("run", path, "--json", database=database).stdout)
+    return summary["result"]
+
+
+@pytest.mark.slow
+def test_in_an_object_store(corpus: Path, tmp_path: Path, s3_url: str) -> None:
+    place = {"store": f"{s3_url}/store", "data": {"workers": 2}}
+    assert run_elsewhere(configuration(corpus, placement=place), tmp_path / "one.db")["snapshot"] == 1
+    write_lines(tmp_path / "more" / "c.jsonl", [*range(400, 405), 1, 200])
+    source = {"kind": "folder", "name": "more", "files": "jsonl", "location": str(tmp_path / "more")}
+    more = configuration(corpus, sources=[source], placement=place)
+    assert run_elsewhere(more, tmp_path / "two.db")["snapshot"] == 2
+    two = open_snapshot(Store(f"{s3_url}/store"), "web", 2)
+    assert two.artifact.statistics["added"]["sources"]["more"]["documents"] == 5
+    assert texts(two) == {*range(30), *range(100, 130), *range(200, 215), *range(300, 310), *range(400, 405)}
+    assert check(two)["artifacts"] == 2
