@@ -1,7 +1,8 @@
 """Stage `acquire-<source>` of a refresh: the new files of a source become part of the corpus.
 
-Local files are listed where they are, like a run's own. Those of a server or object store are copied into the artifact
-by the actor pool, a file at a time, and checked: what was trained on can then be shown whatever the server does later.
+Local files are listed where they are, like a run's own. Those of a server or object store are fetched by the actor
+pool, a file at a time, and checked. They stay in the artifact, so that what was trained on can be shown whatever the
+server does later; or (`copy_files: false`) only their checksum does, and curation fetches them again.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from illada.artifacts import Attempt, Progress, write_json
+from illada.artifacts import Attempt, Progress, sha256_file, write_json
 from illada.config import DataPlacement
 from illada.config.refresh import GrowingSource
 from pipelines.pool import Unit, run_units
@@ -34,7 +35,7 @@ def take(
     placement: DataPlacement,
     progress: Progress,
 ) -> dict[str, Any]:
-    """Write `inventory.json` of the new files, and copies of those that are not local. Returns statistics as `acquire`.
+    """Write `inventory.json` of the new files, and copies of remote ones if asked for. Returns statistics as `acquire`.
 
     Raises:
         ValueError: a file is gone or no longer what was listed.
@@ -43,21 +44,23 @@ def take(
     units = [
         Unit(
             name=f"{number:06d}",
-            payload={key: file[key] for key in ("name", "url", "bytes", "version")},
+            payload={**{key: file[key] for key in ("name", "url", "bytes", "version")}, "keep": source.copy_files},
             weight=file["bytes"] / 1e6,
         )
         for number, file in enumerate(remote)
     ]
-    copies = {}
+    fetched = {}
     if units:
         results = run_units(units, Fetcher, attempt.work / "units", placement, progress, "MB")
         for unit, result in zip(units, results, strict=True):
-            name = f"files/{unit.name}-{PurePosixPath(unit.payload['name']).name}"
-            result.adopt("file", attempt, name)
-            copies[unit.payload["name"]] = (name, result.statistics["sha256"])
+            path = unit.payload["url"]
+            if source.copy_files:
+                path = f"files/{unit.name}-{PurePosixPath(unit.payload['name']).name}"
+                result.adopt("file", attempt, path)
+            fetched[unit.payload["name"]] = (path, result.statistics["sha256"])
     rows = []
     for file in new:
-        path, sha256 = copies.get(file["name"], (file["url"], file["sha256"]))
+        path, sha256 = fetched.get(file["name"], (file["url"], file["sha256"]))
         origin = {"name": file["name"]}
         if file["sha256"] is None:
             origin |= {"url": file["url"], "version": file["version"]}
@@ -82,11 +85,14 @@ def take(
 
 
 class Fetcher:
-    """Copies one file after another."""
+    """Fetches one file after another."""
 
     def run(self, unit: Unit, output: Path) -> dict[str, Any]:
-        """Write `file`; returns its sha256."""
-        from illada.artifacts import sha256_file
-
-        fetch(Listed(**unit.payload), output / "file")
-        return {"sha256": sha256_file(output / "file")}
+        """Write `file`, or do not keep it; returns its sha256."""
+        listed = {key: value for key, value in unit.payload.items() if key != "keep"}
+        path = output / "file"
+        fetch(Listed(**listed), path)
+        sha256 = sha256_file(path)
+        if not unit.payload["keep"]:
+            path.unlink()
+        return {"sha256": sha256}

@@ -12,7 +12,11 @@ from illada.config.workflow import RunConfig
 
 
 class GrowingFiles(Config):
-    """What all sources of a refresh have: files that are added under new names and never change under old ones."""
+    """What all sources of a refresh have: files that are added under new names and never change under old ones.
+
+    Files that are not local are copied into the store, or read where they are if `copy_files` is false: twice, and once
+    more by whoever builds the snapshot again.
+    """
 
     name: SourceName
     files: Literal["warc", "parquet", "jsonl"]
@@ -20,11 +24,12 @@ class GrowingFiles(Config):
     id_column: str | None = None
     url_column: str | None = None
     licence: str = "unknown"
+    copy_files: bool = True
 
     def taking(self) -> dict[str, Any]:
         """What documents are made of these files by: not where the files are, nor how they are found."""
         return self.model_dump(
-            mode="json", include={"name", "files", "text_column", "id_column", "url_column", "licence"}
+            mode="json", include={"name", "files", "text_column", "id_column", "url_column", "licence", "copy_files"}
         )
 
 

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from huggingface_hub import HfApi
 
 _THREADS = 32
-_HUB = "hf-dataset:"
+_HUB = "hf://datasets/"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -163,7 +163,7 @@ def _hub(source: HubDataset) -> list[Listed]:
     return [
         Listed(
             name=name,
-            url=f"{_HUB}{source.repository}@{commit}:{name}",
+            url=f"{_HUB}{source.repository}@{commit}/{name}",
             bytes=files[name].size,
             version=files[name].lfs.sha256 if files[name].lfs else files[name].blob_id,
         )
@@ -173,7 +173,7 @@ def _hub(source: HubDataset) -> list[Listed]:
 
 def _fetch_from_hub(file: Listed, target: Path) -> None:
     repository, _, rest = file.url.removeprefix(_HUB).partition("@")
-    commit, _, name = rest.partition(":")
+    commit, _, name = rest.partition("/")
     folder = target.with_name(f"{target.name}.hub")
     path = _hub_client().hf_hub_download(
         repository, name, repo_type="dataset", revision=commit, local_dir=folder, token=None

@@ -21,6 +21,7 @@ from illada.artifacts import Artifact, NoProgress
 from illada.config import ConfigError, DataPlacement
 from illada.config.refresh import GrowingFolder, HubDataset, Listing
 from pipelines.inputs import read_inventory
+from pipelines.shared import fetch as fetch_shared
 from pipelines.sources.growing import Listed, fetch, list_growing, unchanged
 from pipelines.take import take
 
@@ -191,7 +192,7 @@ def test_a_dataset_on_a_hub(hub: str, tmp_path: Path) -> None:
     source = HubDataset(name="set", files="parquet", repository="org/set")
     (file,) = list_growing(source)
     assert (file.name, file.bytes, file.version) == ("data/train-0.parquet", 7, hashlib.sha256(b"parquet").hexdigest())
-    assert file.url == f"hf-dataset:org/set@{_Hub.commit}:data/train-0.parquet", "of the commit, not of the branch"
+    assert file.url == f"hf://datasets/org/set@{_Hub.commit}/data/train-0.parquet", "of the commit, not of the branch"
     fetch(file, tmp_path / "copy")
     assert (tmp_path / "copy").read_bytes() == b"parquet"
     assert [path.name for path in tmp_path.iterdir()] == ["copy"]
@@ -218,6 +219,14 @@ def test_taken_files_of_a_server_are_copied(bench: Bench, web: tuple[str, Path],
     assert row["sha256"] == hashlib.sha256((root / "1.jsonl.gz").read_bytes()).hexdigest()
     assert row["made_from"] == [{"name": "1.jsonl.gz", "url": file.url, "version": file.version}]
     assert (inventory["licence"], inventory["columns"]["text"]) == ("CC0-1.0", "text")
+
+    there = source.model_copy(update={"copy_files": False})
+    seen = bench.run("acquire-there", {}, lambda attempt: take(there, new, attempt, placement, NoProgress()))
+    assert seen.names == ["inventory.json"]
+    (found,) = read_inventory(seen)["files"]
+    assert (found["path"], found["sha256"]) == (file.url, row["sha256"])
+    assert fetch_shared(found["file"]).read_bytes() == (root / "1.jsonl.gz").read_bytes(), "as curation reads it"
+
     (root / "1.jsonl.gz").unlink()
     with pytest.raises(FileNotFoundError):
         bench.run("acquire-again", {}, lambda attempt: take(source, new, attempt, placement, NoProgress()))
