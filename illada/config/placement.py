@@ -15,7 +15,10 @@ class DataPlacement(Config):
 
 
 class TrainPlacement(Config):
-    """Ranks of a training stage = tensor x pipeline x data; `micro_batch` windows go through a rank at a time."""
+    """Ranks of a training stage = tensor x pipeline x data; `micro_batch` windows go through a rank at a time.
+
+    `max_failures` is how often lost ranks are started again without a new checkpoint in between.
+    """
 
     tensor: int = Field(default=1, gt=0)
     pipeline: int = Field(default=1, gt=0)

@@ -100,7 +100,10 @@ def is_transient(error: BaseException) -> bool:
     Never bad input.
     """
     error = root_cause(error)
-    names = ("NodeDiedError", "ActorDiedError", "ActorUnavailableError", "WorkerCrashedError", "ObjectLostError")
+    names = (
+        "NodeDiedError", "LocalRayletDiedError", "ActorDiedError", "ActorUnavailableError", "WorkerCrashedError",
+        "OutOfMemoryError", "ObjectLostError", "RpcError",
+    )  # fmt: skip
     lost = tuple(kind for name in names if (kind := _loaded("ray.exceptions", name)) is not None)
     return isinstance(error, (*lost, ConnectionError, TimeoutError, DamagedWork))
 

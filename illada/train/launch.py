@@ -28,6 +28,7 @@ from ray.exceptions import RayActorError
 from ray.train.v2.api.callback import UserCallback
 
 from illada.artifacts import Fence, Folder, StaleDriverError
+from illada.train.checkpoint import published
 from illada.train.errors import RankError, RanksStoppedError
 from illada.train.events import append_event
 from illada.train.job import Job
@@ -123,7 +124,7 @@ def _fit(job: Job, scratch: Path, key: str) -> None:
             storage_path=str(
                 (job.work.path or scratch) / "ray"
             ),  # of Ray Train's own checkpoints, of which there are none
-            failure_config=FailureConfig(max_failures=place.max_failures),
+            failure_config=FailureConfig(max_failures=-1),  # the callback counts, and ends it
             callbacks=[_Failures(job.work, key, place.max_failures)],
             logging_config=LoggingConfig(log_level="CRITICAL"),
         ),
@@ -137,10 +138,15 @@ def _fit(job: Job, scratch: Path, key: str) -> None:
 
 
 class _Failures(UserCallback):
-    """Runs in Ray Train's controller: records each failure, and refuses to restart what would only fail again."""
+    """Runs in Ray Train's controller: records each failure, and refuses to restart what would only fail again.
+
+    After `most` failures that no checkpoint came between, the next one is the last. In months of training on many nodes
+    any number of them is lost.
+    """
 
     def __init__(self, work: Folder, key: str, most: int) -> None:
-        self._work, self._key, self._left = work, key, most
+        self._work, self._key, self._most, self._left = work, key, most, most
+        self._newest: list[str] = []
 
     def after_exception(self, run_context: Any, worker_exceptions: dict[int, Exception]) -> None:
         """Called once for each failure of the group; raising ends the run."""
@@ -152,8 +158,13 @@ class _Failures(UserCallback):
         if not isinstance(error, RankError):
             append_event(self._work, "failed", reason=f"{type(error).__name__}: {error}")
             raise error
+        newest = published(self._work)[-1:]
+        if newest != self._newest:
+            self._newest, self._left = newest, self._most
         self._left -= 1
         append_event(self._work, "restart" if self._left >= 0 else "failed", reason=str(error))
+        if self._left < 0:
+            raise error
 
 
 def describe(failures: Mapping[int, Exception], work: Folder) -> Exception:

@@ -9,6 +9,8 @@ import pytest
 from ray.exceptions import RayActorError
 
 from illada.artifacts import Folder
+from illada.train import launch
+from illada.train.checkpoint import FOLDER
 from illada.train.errors import DivergedError, RankError
 from illada.train.launch import describe
 
@@ -42,3 +44,14 @@ def test_a_death_explains_more_than_a_lost_peer(tmp_path: Path) -> None:
 def test_only_what_a_restart_may_cure_is_a_rank_error(error: Exception, restart: bool, tmp_path: Path) -> None:
     found = describe({0: error}, Folder.at(tmp_path))
     assert isinstance(found, RankError) if restart else found is error
+
+
+def test_failures_count_until_a_checkpoint_comes_between(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(launch, "_read", lambda *_: None)  # Ray's control service: nobody asks to stop
+    failures = launch._Failures(Folder.at(tmp_path), "key", most=2)
+    for step in (1, 2, 3):
+        (tmp_path / FOLDER / f"step-{step:08d}").mkdir(parents=True)
+        failures.after_exception(None, {0: DIED})
+        failures.after_exception(None, {0: DIED})
+    with pytest.raises(RankError, match="rank 0 died"):
+        failures.after_exception(None, {0: DIED})
