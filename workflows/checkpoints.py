@@ -18,6 +18,8 @@ from illada.artifacts import (
     write_json,
 )
 from illada.config import Checkpoint, ConfigError, ModelConfig, Training
+from illada.data.snapshots import STAGE as SNAPSHOT
+from illada.data.snapshots import read_snapshot
 from illada.model.arithmetic import parameters
 from illada.train.checkpoint import MANIFEST, CheckpointError, open_step, published
 from illada.train.metrics import METRICS, read_rows
@@ -25,6 +27,8 @@ from illada.train.stage import IDENTITY, TRAININGS
 
 CHECKPOINT_VERSION = 1
 STAGE = "checkpoint"
+MOVE = "tokens-from-step-"
+"""What the inputs of `pretrain` that it moves to at a step are called, before the step."""
 _LAST_STEPS = 10
 
 
@@ -127,7 +131,20 @@ def adopt_checkpoint(
         progress.update(done)
     kept = {name: value for name, value in stored.manifest.items() if name not in ("epoch", "data")}
     write_json(attempt.output / "checkpoint" / MANIFEST, kept)
-    return _statistics(checkpoint, work, corpus_tokens)
+    return {**_statistics(checkpoint, work, corpus_tokens), **_snapshots(checkpoint, store)}
+
+
+def _snapshots(checkpoint: Checkpoint, store: Store) -> dict[str, Any]:
+    """As a training stage tells it: the snapshots of a corpus used up to this step, each from which step on."""
+    rows = []
+    for name, digest in checkpoint.inputs.items():
+        first = int(name.removeprefix(MOVE)) if name.startswith(MOVE) else 0
+        if name.startswith("tokens") and first < (checkpoint.step or 0):
+            artifact = store.require(digest, name)
+            if artifact.stage == SNAPSHOT:
+                label = read_snapshot(store, artifact).label
+                rows.append({"step": first, "snapshot": label, "fingerprint": artifact.fingerprint})
+    return {"snapshots": sorted(rows, key=lambda row: int(row["step"]))} if rows else {}
 
 
 def _statistics(checkpoint: Checkpoint, work: Folder, corpus_tokens: int) -> dict[str, Any]:

@@ -23,6 +23,7 @@ from illada.train.stage import TRAIN_VERSION, train
 from pipelines.acquire import check_sources
 from pipelines.conversation import pairs_identity
 from pipelines.pairs import PAIRS_VERSION, build_pairs
+from workflows.checkpoints import MOVE
 from workflows.finish import Measurement
 from workflows.publish import (
     check_release,
@@ -172,7 +173,7 @@ def _earlier(run: StageRunner, config: WorkflowConfig, inputs: Mapping[str, str]
 
 def _input_from(step: int) -> str:
     """Name of the input that `pretrain` uses from a step on."""
-    return f"tokens-from-step-{step}"
+    return f"{MOVE}{step}"
 
 
 WORKFLOW = Workflow(check=check, graph=crawl_to_release, stage_configs=stage_configs)

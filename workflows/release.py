@@ -63,7 +63,7 @@ def release_checkpoint(run: StageRunner, config: ReleaseConfig) -> dict[str, Any
     """Run every stage that has no artifact yet. Returns {"release": fingerprint of the release artifact}."""
     chosen, place = config.checkpoint, config.placement
     pretraining, tokens = _pretraining(run.store, config)
-    tokenizer = run.store.require(tokens.record["inputs"]["tokenizer"], "tokenizer")
+    (tokenizer,) = (artifact for artifact in lineage(run.store, [tokens]) if artifact.stage == "tokenizer")
     trained = _trained(run, config)
     how = Measurement(
         evaluate=config.evaluate,

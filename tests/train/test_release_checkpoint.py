@@ -31,11 +31,12 @@ from workflows.checkpoints import (
     find_checkpoints,
 )
 
+TOKENS = StageIdentity(stage="tokenize", version=1, config={}, inputs={})
 IDENTITY_OF_STAGE = StageIdentity(
     stage="pretrain",
     version=1,
     config={"training": TRAINING.identity(), "model": MODEL.identity()},
-    inputs={"tokens": "0" * 64},
+    inputs={"tokens": TOKENS.fingerprint},
 )
 
 
@@ -44,6 +45,8 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Store:
     """A store whose only stage trained 20 steps under 2 x 1 ranks, has checkpoints of 10 and 20, and is unpublished."""
     root = tmp_path_factory.mktemp("unfinished")
     store = Store(root / "store")
+    with store.attempt(TOKENS) as attempt:
+        store.publish(attempt, {}, {}, 0.0)
     work = store.folder("pretrain", IDENTITY_OF_STAGE.fingerprint) / "work"
     assert work.path is not None
     on_ranks(job(work.path, write_shards(root / "shards"), placement(2)))

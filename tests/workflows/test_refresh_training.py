@@ -12,11 +12,23 @@ import pytest
 from refresh_bench import configuration, execute_graph, run_refresh, write_crawl, write_lines, write_listing
 
 from illada.artifacts import ArtifactError, Store
-from illada.config import ConfigError, WorkflowConfig, dump_config, parse_config
+from illada.config import (
+    ConfigError,
+    Evaluate,
+    Placement,
+    Release,
+    ReleaseConfig,
+    WorkflowConfig,
+    dump_config,
+    parse_config,
+)
 from illada.data.corpora import open_snapshot
 from illada.durable.engine import RunInterrupted, StageStatus
+from illada.release.verify import verify
+from workflows.checkpoints import choose, find_checkpoints
 from workflows.crawl_to_release import crawl_to_release
 from workflows.registry import parse_workflow
+from workflows.release import check, release_checkpoint
 
 SCHEDULE = {"peak": 1e-2, "minimum": 1e-3, "warmup_steps": 2, "decay": "linear", "decay_fraction": 0.3}
 LAYOUT = {"micro_batch": 4, "cpus_per_rank": 0.5, "checkpoint_steps": 4}
@@ -131,3 +143,22 @@ def test_pretraining_moves_to_a_newer_snapshot(tmp_path: Path) -> None:
     assert manifest["loader"]["data"] == one.shards("train").fingerprint
     assert manifest["loader"]["moves"] == [[100, two.shards("train").fingerprint]]
     assert [used["snapshot"] for used in trained.statistics["snapshots"]] == ["web@1", "web@2"]
+
+    found = find_checkpoints(store, "model", [("pretrain", trained.fingerprint)])
+    config = ReleaseConfig(
+        name="other",
+        checkpoint=choose(found, "model", None, None).checkpoint,
+        evaluate=Evaluate(windows=8, draws=2),
+        release=Release(
+            model_name="base", waivers=dict.fromkeys(("evaluation", "decontamination", "licences"), "a test")
+        ),
+        placement=Placement(store=str(tmp_path / "store")),
+    )
+    check(config)
+    result = execute_graph(config, tmp_path / "runs.db", "other", lambda runner: release_checkpoint(runner, config))
+    base = store.open("release", result["release"])
+    assert len(verify(base.local())) == 5
+    assert f"Data of pretrain: {first}, from step 100 on {second}." in base.path("README.md").read_text()
+    facts = json.loads(base.path("gates.json").read_text())["facts"]
+    searched = {snapshot.built("deduplicate").fingerprint for snapshot in (one, two)}
+    assert set(facts["decontamination"]["trained_on"].values()) == searched
