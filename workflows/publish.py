@@ -37,11 +37,11 @@ def check_release(config: Release, decontamination: Decontaminate, licences: Map
     """Raise ConfigError for missing benchmarks, and for gates that cannot pass whatever the run makes.
 
     Args:
-        licences: the declared licence of each source.
+        licences: the declared licence of each source, where the configuration declares them.
     """
     decontaminate_identity(decontamination)
     sources = [{"source": name, "licence": licence} for name, licence in licences.items()]
-    outcomes = [judge_licences(config.gates, sources)]
+    outcomes = [judge_licences(config.gates, sources)] if sources else []
     if not decontamination.benchmarks:
         outcomes.append(judge_decontamination(config.gates, {"report": None, "trained_on": {}}))
     if not config.gates.evaluation:

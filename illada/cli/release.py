@@ -60,6 +60,7 @@ def register(app: typer.Typer) -> None:
         from illada.durable.client import status
         from illada.durable.database import open_database
         from illada.durable.runs import RunRegistry
+        from illada.release.push import check_address
         from workflows.checkpoints import choose, find_checkpoints
 
         engine = open_database(database_url(database), create=False)
@@ -73,12 +74,14 @@ def register(app: typer.Typer) -> None:
             return
         chosen = choose(found, run_id, stage, step).checkpoint
         raw = _raw(run_config(known), chosen, name)
-        apply_overrides(raw, overrides or [])
-        raw["release"]["waivers"] = {**raw["release"].get("waivers", {}), **dict(map(_waiver, waivers or []))}
+        apply_overrides(raw, [*(overrides or []), *map(_waiver, waivers or [])])
+        apply_overrides(raw, [f"placement.store={json.dumps(known.store)}"])
         if to is not None:
             check_folder(to)
+        if push is not None:
+            check_address(push)
+            push = push if "://" in push else str(Path(push).resolve())
         raw |= {"to": str(to.resolve()) if to else None, "push": push}
-        raw["placement"] = {**raw["placement"], "store": known.store}
         config = parse_config(raw, ReleaseConfig, where=f"release of {run_id}")
         registered = registry.create(config.name, dump_config(config), config.identity(), known.store, sys.argv)
         drive(engine, registered, config, as_json=as_json)
@@ -99,11 +102,12 @@ def _raw(source: RunConfig, chosen: Checkpoint, name: str | None) -> dict[str, A
     return raw | {key: parts[key] for key in ("evaluate", "generate", "release", "placement") if key in parts}
 
 
-def _waiver(text: str) -> tuple[str, str]:
+def _waiver(text: str) -> str:
+    """As an override of the configuration; a reason is text, whatever it looks like."""
     gate, equals, reason = text.partition("=")
     if not equals:
         raise ConfigError(f"--waive {text!r}: write it as GATE=REASON")
-    return gate, reason
+    return f"release.waivers.{gate}={json.dumps(reason)}"
 
 
 def _print_list(found: list[Found], as_json: bool) -> None:

@@ -90,7 +90,7 @@ def judge_checksums(facts: Mapping[str, Any]) -> Outcome:
 
 
 def judge_licences(gates: Gates, sources: Sequence[Mapping[str, str]]) -> Outcome:
-    """Every source's licence is an allowed one. `sources`: source and licence of each."""
+    """There are sources, and the licence of each is an allowed one. `sources`: source and licence of each."""
     allowed = {licence.strip().lower() for licence in gates.licences}
     good: list[str] = []
     bad: list[str] = []
@@ -98,8 +98,13 @@ def judge_licences(gates: Gates, sources: Sequence[Mapping[str, str]]) -> Outcom
         licence = source["licence"].strip()
         said = f"{source['source']}: {licence or 'none'}"
         (good if licence.lower() in allowed else bad).append(said)
-    detail = f"not allowed: {'; '.join(bad)}" if bad else "; ".join(good)
-    return Outcome(gate="licences", passed=not bad, detail=detail, figures={"sources": len(sources), "bad": len(bad)})
+    detail = f"not allowed: {'; '.join(bad)}" if bad else "; ".join(good) or "no source is listed"
+    return Outcome(
+        gate="licences",
+        passed=bool(good) and not bad,
+        detail=detail,
+        figures={"sources": len(sources), "bad": len(bad)},
+    )
 
 
 def settle(outcomes: Iterable[Outcome], waivers: Mapping[str, str]) -> list[dict[str, Any]]:

@@ -97,6 +97,7 @@ def test_checksums() -> None:
         (["MIT", "various"], "not allowed: s1: various"),
         (["unknown"], "not allowed: s0: unknown"),
         ([""], "not allowed: s0: none"),
+        ([], "no source is listed"),
     ],
 )
 def test_licences(licences: list[str], message: str | None) -> None:
