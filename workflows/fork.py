@@ -19,6 +19,11 @@ def fork_config(parent: RunConfig, stage: str, overrides: Sequence[str], name: s
     Raises:
         ConfigError: `overrides` are invalid, change nothing, or change a stage before `stage`; names stage and keys.
     """
+    if workflow_of(parent).looks:
+        raise ConfigError(
+            f"run {parent.name} is a {parent.workflow}, which looks at its sources anew in every run: start the "
+            "changed configuration as a run of its own; what both have in common is reused"
+        )
     raw = yaml.safe_load(dump_config(parent))
     apply_overrides(raw, overrides)
     fork = parse_workflow(yaml.safe_dump({**raw, "name": name}), where=f"fork of {parent.name}")

@@ -196,4 +196,4 @@ def _result(snapshot: Snapshot, files: int) -> dict[str, Any]:
     }
 
 
-WORKFLOW = Workflow(check=check, graph=refresh, stage_configs=stage_configs)
+WORKFLOW = Workflow(check=check, graph=refresh, stage_configs=stage_configs, looks=("discover",))

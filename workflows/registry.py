@@ -39,12 +39,14 @@ class Workflow(Generic[C]):
 
     `check` raises ConfigError for whatever can be known to be wrong before any work starts. `graph` goes through the
     stages and returns the run's result (JSON). `stage_configs` gives the part of the configuration that each stage's
-    identity is made of, in the order of the graph, which takes it from here.
+    identity is made of, in the order of the graph, which takes it from here. `looks` names stages that look at the
+    world once for each run, and are not built again for it: two runs cannot have them in common.
     """
 
     check: Callable[[C], None]
     graph: Callable[[StageRunner, C], Mapping[str, Any]]
     stage_configs: Callable[[C], dict[str, dict[str, Any]]]
+    looks: tuple[str, ...] = ()
 
 
 _KINDS: dict[str, tuple[type[RunConfig], str]] = {

@@ -83,8 +83,10 @@ def register(app: typer.Typer) -> None:
         console = Console(stderr=True, highlight=False, soft_wrap=True)
         if stage is not None:
             from illada.durable.rebuild import request_rebuild
+            from workflows.registry import workflow_of
 
-            console.print(f"builds again: {', '.join(request_rebuild(engine, run_id, stage))}", markup=False)
+            keep = workflow_of(run_config(RunRegistry(engine).get(run_id))).looks
+            console.print(f"builds again: {', '.join(request_rebuild(engine, run_id, stage, keep))}", markup=False)
         known = RunRegistry(engine).get(run_id)
         if known.status == "finished":
             raise ConfigError(f"run {run_id} is finished; to build a part of it again: --from STAGE")

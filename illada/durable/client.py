@@ -77,7 +77,7 @@ def status(engine: sa.Engine, run_id: str | None = None) -> list[RunStatus]:
 
 def find_stage(run: RunStatus, stage: str) -> StageStatus:
     """The stage of this name. Raises ConfigError naming the nearest of those the run has reached."""
-    reached = {known.stage: known for known in run.stages if known.state != "pending"}
+    reached = {known.stage: known for known in run.stages if known.fingerprint}
     if stage not in reached:
         raise ConfigError(
             f"run {run.run_id} has not come to a stage {stage!r}; {nearest(stage, list(reached), 'stages')}"
@@ -102,12 +102,13 @@ def cancel(engine: sa.Engine, run_id: str, wait: float = 30.0) -> RunStatus:
         time.sleep(0.2)
     run = registry.get(run_id)
     if run.status in ("created", "running", "interrupted"):
-        _cancel_workflow(engine, run.workflow_id)
+        cancel_workflow(engine, run.workflow_id)
         registry.update(run_id, status="cancelled")
     return status(engine, run_id)[0]
 
 
-def _cancel_workflow(engine: sa.Engine, workflow_id: str) -> None:
+def cancel_workflow(engine: sa.Engine, workflow_id: str) -> None:
+    """Have DBOS go on with a workflow only when asked to; no effect on one that has ended."""
     if not sa.inspect(engine).has_table("workflow_status", schema=_dbos_schema(engine)):
         return  # no driver has ever started here
     from dbos import DBOSClient, DBOSPortableJSONSerializer

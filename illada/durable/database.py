@@ -60,7 +60,7 @@ runs = sa.Table(
     sa.Column("nodes", sa.Integer),  # of the Ray cluster, as its driver last saw it
     sa.Column("parent", sa.String(200)),  # the run this one was forked from, and the first stage that may differ
     sa.Column("fork_stage", sa.String(200)),
-    sa.Column("rebuild_from", sa.String(200)),  # its next driver takes back the artifacts from this stage on
+    sa.Column("rebuild", sa.Text),  # stages (JSON) whose artifacts are taken back as a driver comes to them
 )
 
 packages = sa.Table(

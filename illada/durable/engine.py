@@ -40,7 +40,6 @@ from illada.durable.errors import (
 from illada.durable.events import record_event
 from illada.durable.lease import Lease
 from illada.durable.progress import Listener, StageStatus, forget_pending_stages, reset_stages
-from illada.durable.rebuild import retire_requested
 from illada.durable.runs import Run, RunRegistry
 from illada.durable.stages import StageOutcome, StageRunner, StaleHistory
 
@@ -137,7 +136,7 @@ def execute(
         known = lease.persist(registry.get, run.run_id)
         if guard is not None:
             guard(known)
-        run = replace(run, generation=known.generation)
+        run = replace(run, generation=known.generation, rebuild=known.rebuild)
         record = partial(record_event, engine, run.run_id, epoch=lease.epoch)
         driver = f"process {os.getpid()} on {socket.gethostname()}"
         if known.status == "running":
@@ -154,7 +153,6 @@ def execute(
         )
         try:
             with _signals(lease):
-                lease.persist(retire_requested, engine, replace(known, store=run.store), lease.epoch)
                 result = _drive(_Driver(run, engine, registry, lease, prepare, listener), graph)
         except RunInterrupted as error:
             update(status=_stopped(lease), wanted=False)
@@ -170,7 +168,7 @@ def execute(
             record("failed", f"stage {stage}: {describe(cause)}" if stage else full_traceback(error))
             raise
         lease.persist(forget_pending_stages, engine, run.run_id)
-        update(status="finished", result=json.dumps(result), wanted=False)
+        update(status="finished", result=json.dumps(result), wanted=False, rebuild=None)
         record("finished")
         return result
 
@@ -222,16 +220,19 @@ class _Driver:
             self.next_generation()
         elif status.status in ("PENDING", "ENQUEUED"):
             return  # a killed driver's: DBOS.launch has taken it up
-        elif status.status == "ERROR":
-            failed = [step["function_id"] for step in DBOS.list_workflow_steps(workflow) if step["error"] is not None]
-            if failed:
-                DBOS.rewind_workflow(workflow, start_step=failed[0])
-            else:
-                self.next_generation()
-        elif status.status == "SUCCESS":
+        elif again := self._steps(lambda step: step["function_name"] in self.run.rebuild):
+            self.lease.persist(reset_stages, self.engine, self.run.run_id, self.run.rebuild)
+            DBOS.rewind_workflow(workflow, start_step=again[0])
+        elif status.status == "ERROR" and (failed := self._steps(lambda step: step["error"] is not None)):
+            DBOS.rewind_workflow(workflow, start_step=failed[0])
+        elif status.status in ("ERROR", "SUCCESS"):
             self.next_generation()
         else:
             DBOS.resume_workflow(workflow)
+
+    def _steps(self, chosen: Callable[[Any], bool]) -> list[int]:
+        """Numbers of the recorded steps that are `chosen`, ascending."""
+        return [step["function_id"] for step in DBOS.list_workflow_steps(self.run.workflow_id) if chosen(step)]
 
     def abandon(self) -> NoReturn:
         """End this process although a build is at work that does not listen, and the run with it in good order."""

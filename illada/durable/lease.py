@@ -23,6 +23,7 @@ import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.exc import InterfaceError, OperationalError, SQLAlchemyError
 
+from illada.artifacts import Folder
 from illada.durable.database import clock, leases
 from illada.durable.errors import RunBusy
 
@@ -255,6 +256,12 @@ def is_held(engine: sa.Engine, run_id: str) -> bool:
         query = sa.select(leases.c.holder).where(leases.c.run_id == run_id, leases.c.expires >= now)
         holder = connection.execute(query).scalar_one_or_none()
     return holder is not None and not _is_dead_neighbour(holder)
+
+
+def build_lease_id(folder: Folder) -> str:
+    """What the lease on building the artifact of a folder is called."""
+    stage, name = folder.url.split("/")[-2:]
+    return f"artifact/{stage}/{name}"
 
 
 class _Row(NamedTuple):

@@ -9,7 +9,7 @@ import json
 import math
 import time
 from collections import defaultdict, deque
-from collections.abc import Callable, Mapping, Set
+from collections.abc import Callable, Mapping, Sequence, Set
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -80,13 +80,14 @@ def read_all_stages(engine: sa.Engine, live: Set[str]) -> dict[str, list[StageSt
     return found
 
 
-def reset_stages(engine: sa.Engine, run_id: str) -> None:
-    """Everything is to be gone through again, from the first stage: a new generation of the run."""
+def reset_stages(engine: sa.Engine, run_id: str, names: Sequence[str] | None = None) -> None:
+    """The stages of these names are to be gone through again; all of them in a new generation of the run."""
+    chosen = sa.update(stages).where(stages.c.run_id == run_id)
+    if names is not None:
+        chosen = chosen.where(stages.c.stage.in_(names))
     with engine.begin() as connection:
         connection.execute(
-            sa.update(stages)
-            .where(stages.c.run_id == run_id)
-            .values(state="pending", reused=False, done=None, total=None, rate=None, eta=None, error=None)
+            chosen.values(state="pending", reused=False, done=None, total=None, rate=None, eta=None, error=None)
         )
 
 

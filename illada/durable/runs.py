@@ -54,7 +54,7 @@ class Run:
     nodes: int | None = None
     parent: str | None = None
     fork_stage: str | None = None
-    rebuild_from: str | None = None
+    rebuild: tuple[str, ...] = ()
 
     @property
     def workflow_id(self) -> str:
@@ -138,6 +138,7 @@ def new_run(
 def _run(row: sa.Row[Any]) -> Run:
     values = dict(row._mapping)
     values["identity"] = json.loads(values["identity"])
+    values["rebuild"] = tuple(json.loads(values["rebuild"] or "[]"))
     values["argv"] = tuple(json.loads(values["argv"]))
     values["result"] = None if values["result"] is None else json.loads(values["result"])
     return Run(**values)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -12,12 +13,13 @@ import sqlalchemy as sa
 from dbos import DBOS
 from dbos import error as dbos_error
 
-from illada.artifacts import Artifact, Attempt, Folder, Progress, StageIdentity, StageInterrupted, Store, newest_epoch
+from illada.artifacts import Artifact, Attempt, Progress, StageIdentity, StageInterrupted, Store, newest_epoch
 from illada.durable.errors import StageFailed, describe, full_traceback, is_transient, root_cause
 from illada.durable.events import record_event
-from illada.durable.lease import Lease
+from illada.durable.lease import Lease, build_lease_id
 from illada.durable.progress import Listener, StageProgress, read_stages
-from illada.durable.runs import Run
+from illada.durable.rebuild import take_back
+from illada.durable.runs import Run, RunRegistry
 
 Build = Callable[[Attempt, Progress], Mapping[str, Any]]
 
@@ -59,6 +61,7 @@ class StageRunner:
         self.epoch = lease.epoch
         self.store = Store(run.store)
         self.stages: list[StageOutcome] = []
+        self.rebuild = set(run.rebuild)
         self._engine = engine
         self._lease = lease
         self._prepare = prepare
@@ -139,12 +142,6 @@ class StageRunner:
         return artifact
 
 
-def build_lease_id(folder: Folder) -> str:
-    """What the lease on building the artifact of a folder is called."""
-    stage, name = folder.url.split("/")[-2:]
-    return f"artifact/{stage}/{name}"
-
-
 def _inherited(engine: sa.Engine, run: Run) -> dict[str, str]:
     """Fingerprint of every stage that a fork has in common with its parent, as the parent went through it."""
     if run.parent is None:
@@ -185,6 +182,8 @@ class _Step:
         began = time.monotonic()
         runner._lease.check()
         progress.begin(self.identity.fingerprint)
+        if self.identity.stage in runner.rebuild:
+            self._take_back()
         self.artifact = runner.store.find(self.identity)
         reused = self.artifact is not None
         if self.artifact is None:
@@ -208,6 +207,14 @@ class _Step:
             "reused": reused,
             "seconds": seconds,
         }
+
+    def _take_back(self) -> None:
+        runner, stage, fingerprint = self.runner, self.identity.stage, self.identity.fingerprint
+        if take_back(runner._engine, runner.store, stage, fingerprint):
+            self.record("taken back", fingerprint[:12])
+        runner.rebuild.discard(stage)  # before it is built: a driver killed in that goes on where it was
+        left = json.dumps(sorted(runner.rebuild)) if runner.rebuild else None
+        runner._lease.persist(RunRegistry(runner._engine).update, runner.run_id, rebuild=left)
 
     def _wait_for_other_run(self) -> None:
         self.progress.update(0, waiting="another run builds this artifact")

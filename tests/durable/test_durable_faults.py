@@ -19,6 +19,7 @@ import pytest
 from illada.durable.client import RunStatus, cancel, status
 from illada.durable.database import open_database
 from illada.durable.lease import EXIT_LEASE_LOST
+from illada.durable.rebuild import request_rebuild
 
 pytestmark = pytest.mark.faults
 
@@ -146,6 +147,20 @@ def test_killed_driver_is_continued(drivers: Drivers, uninterrupted: Any, stage:
     assert text.strip() == str(expected + ["built"] * (4 - len(expected)))
     assert drivers.result() == uninterrupted
     assert drivers.status().epoch == 2
+
+
+def test_killed_while_it_builds_again(drivers: Drivers, uninterrupted: Any) -> None:
+    assert drivers.run()[0] == 0
+    engine = open_database(f"sqlite:///{drivers.folder / 'illada.db'}", create=False)
+    assert request_rebuild(engine, "demo", "b") == ["b", "c", "d"]
+    engine.dispose()
+    assert drivers.run(KILL="b:build")[0] == -signal.SIGKILL
+    assert drivers.run(KILL="c:next")[0] == -signal.SIGKILL
+    assert drivers.run()[0] == 0
+    begun = [line.stage for line in drivers.log() if line.word == "begin"]
+    assert begun == [*STAGES, "b", "b", "c", "d"]
+    assert drivers.result() == uninterrupted
+    assert len(list((drivers.folder / "store").glob("*/*/retired-*.json"))) == 3
 
 
 def test_killed_again_and_again(drivers: Drivers, uninterrupted: Any) -> None:

@@ -10,17 +10,17 @@ from pathlib import Path
 import pytest
 import sqlalchemy as sa
 
-from illada.artifacts import ArtifactError, Progress, Store
+from illada.artifacts import Progress, Store
 from illada.config import ConfigError
 from illada.durable import rebuild
 from illada.durable.client import status
 from illada.durable.engine import RunBusy, StageFailed, execute
 from illada.durable.events import read_events
-from illada.durable.lease import Lease
+from illada.durable.lease import Lease, build_lease_id
 from illada.durable.progress import read_stages
 from illada.durable.rebuild import request_rebuild
 from illada.durable.runs import Run, RunRegistry, UnknownRun
-from illada.durable.stages import ForkMismatch, build_lease_id
+from illada.durable.stages import ForkMismatch
 
 NewRun = Callable[..., Run]
 
@@ -39,12 +39,13 @@ def test_finished_run_is_built_again_from_a_stage_on(engine: sa.Engine, finished
     assert request_rebuild(engine, "demo", "b") == ["b", "c"]
     execute(RunRegistry(engine).get("demo"), engine, chain)
     assert chain.built == ["b", "c"]
-    assert chain.how == {"a": "reused", "b": "built", "c": "built"}
+    assert chain.how == {"a": "replayed", "b": "built", "c": "built"}
+    assert status(engine)[0].generation == 1, "the same passage through the graph"
     assert reader.read() == "b 1", "whoever reads the old files is not disturbed"
     retired = sorted(path.parent.parent.name for path in (tmp_path / "store").glob("*/*/retired-*.json"))
     assert retired == ["b", "c"]
-    assert RunRegistry(engine).get("demo").rebuild_from is None
-    assert [event.stage for event in read_events(engine, "demo") if event.kind == "taken back"] == ["c", "b"]
+    assert RunRegistry(engine).get("demo").rebuild == ()
+    assert [event.stage for event in read_events(engine, "demo") if event.kind == "taken back"] == ["b", "c"]
     chain.built.clear()
     execute(RunRegistry(engine).get("demo"), engine, chain)
     assert chain.built == [], "once"
@@ -79,24 +80,32 @@ def test_failed_run_goes_back_before_the_failure(engine: sa.Engine, new_run: New
     assert found == [[]], "what was half built is not gone on with"
 
 
-def test_driver_killed_while_it_takes_back_does_the_rest_later(
-    engine: sa.Engine, finished: Run, chain, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_rebuild_that_fails_goes_on_where_it_was(engine: sa.Engine, finished: Run, chain, tmp_path: Path) -> None:
+    def fail(progress: Progress) -> None:
+        (next((tmp_path / "store" / "b").glob("*")) / "work" / "half").write_text("done")
+        raise ValueError("no")
+
+    chain.on_build["b"] = fail
     request_rebuild(engine, "demo", "a")
-    retire, calls = Store.retire, []
-
-    def die(store: Store, stage: str, fingerprint: str) -> bool:
-        calls.append(stage)
-        if len(calls) == 2:
-            raise KeyboardInterrupt
-        return retire(store, stage, fingerprint)
-
-    monkeypatch.setattr(Store, "retire", die)
-    with pytest.raises(KeyboardInterrupt):
+    with pytest.raises(StageFailed):
         execute(RunRegistry(engine).get("demo"), engine, chain)
-    monkeypatch.undo()
+    assert RunRegistry(engine).get("demo").rebuild == ("c",)
+    found: list[bool] = []
+    chain.on_build["b"] = lambda progress: found.append(next((tmp_path / "store" / "b").glob("*/work/half")).exists())
     execute(RunRegistry(engine).get("demo"), engine, chain)
-    assert chain.built == ["a", "b", "c"]
+    assert chain.built == ["a", "b", "b", "c"]
+    assert found == [True], "what the rebuild has done is kept"
+
+
+def test_stage_that_is_not_come_to_again_keeps_its_artifact(engine: sa.Engine, finished: Run, chain) -> None:
+    request_rebuild(engine, "demo", "b")
+    del chain.values["c"]
+    execute(RunRegistry(engine).get("demo"), engine, chain)
+    assert chain.built == ["b"]
+    assert RunRegistry(engine).get("demo").rebuild == ()
+    chain.values["c"] = 1
+    execute(RunRegistry(engine).get("demo"), engine, chain)
+    assert chain.built == ["b"], "c is still there"
 
 
 def test_artifact_that_another_run_builds_is_left_alone(
@@ -106,7 +115,7 @@ def test_artifact_that_another_run_builds_is_left_alone(
     stage = read_stages(engine, "demo", False)[1]
     request_rebuild(engine, "demo", "b")
     other = Lease(engine, build_lease_id(Store(finished.store).folder("b", stage.fingerprint)))
-    with other, pytest.raises(ArtifactError, match="is being built by another run; cancel that one first"):
+    with other, pytest.raises(StageFailed, match="is being built by another run; cancel that one first"):
         execute(RunRegistry(engine).get("demo"), engine, chain)
     assert status(engine)[0].state == "failed"
     execute(RunRegistry(engine).get("demo"), engine, chain)
@@ -123,7 +132,7 @@ def test_bad_requests(engine: sa.Engine, finished: Run) -> None:
     RunRegistry(engine).update("demo", wanted=True)
     with pytest.raises(RunBusy):
         request_rebuild(engine, "demo", "b")
-    assert RunRegistry(engine).get("demo").rebuild_from is None
+    assert RunRegistry(engine).get("demo").rebuild == ()
 
 
 def test_fork_reuses_everything_before_its_stage(engine: sa.Engine, finished: Run, chain, tmp_path: Path) -> None:

@@ -5,11 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+import yaml
 from chain import write_config
 
 from illada.config import ConfigError, RunConfig
 from workflows.fork import fork_config
-from workflows.registry import load_workflow, workflow_of
+from workflows.registry import load_workflow, parse_workflow, workflow_of
 
 
 @pytest.fixture
@@ -51,3 +52,19 @@ def test_change_after_the_stage_is_allowed(parent: RunConfig) -> None:
 def test_refusals(parent: RunConfig, stage: str, overrides: list[str], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         fork_config(parent, stage, overrides, "other")
+
+
+def test_refresh_has_no_forks(tmp_path: Path) -> None:
+    daily = parse_workflow(
+        yaml.safe_dump(
+            {
+                "workflow": "refresh",
+                "name": "daily",
+                "corpus": "web",
+                "sources": [{"kind": "folder", "name": "lines", "files": "jsonl", "location": str(tmp_path)}],
+                "tokenizer": {"vocab_size": 400},
+            }
+        )
+    )
+    with pytest.raises(ConfigError, match="run daily is a refresh, which looks at its sources anew in every run"):
+        fork_config(daily, "curate", ["curate.min_words=60"], "other")
