@@ -51,10 +51,21 @@ def register(app: typer.Typer) -> None:
         try:
             with Live(console=console, auto_refresh=False, screen=console.is_terminal) as live:
                 while True:
-                    live.update(_render(engine, run_id, every=every), refresh=True)
+                    live.update(_watched(engine, run_id, every=every), refresh=True)
                     time.sleep(1)
         except KeyboardInterrupt:
             return
+
+
+def _watched(engine: sa.Engine, run_id: str | None, *, every: bool) -> RenderableType:
+    from sqlalchemy.exc import SQLAlchemyError
+
+    from illada.durable.database import out_of_reach
+
+    try:
+        return _render(engine, run_id, every=every)
+    except SQLAlchemyError as error:  # it may come back
+        return Text(str(out_of_reach(engine, error)), style="red")
 
 
 def _render(engine: sa.Engine, run_id: str | None, *, every: bool) -> RenderableType:
