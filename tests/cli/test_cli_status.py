@@ -11,8 +11,10 @@ from typing import Any
 
 import pytest
 import sqlalchemy as sa
+from rich.table import Table
 
 from illada.artifacts import Progress
+from illada.cli.status import _watched
 from illada.config import ConfigError
 from illada.durable.client import cancel, status
 from illada.durable.database import runs, stages
@@ -205,3 +207,14 @@ def test_following_ends_with_the_run(illada: Callable[..., Any], failed: None, e
     thread.start()
     assert illada("logs", "bad", "--follow").stdout.splitlines()[-1].endswith("finished  at last")
     thread.join()
+
+
+def test_watching_goes_on_while_the_database_is_away(engine: sa.Engine, run_chain: Callable[..., None]) -> None:
+    run_chain("good")
+    assert isinstance(_watched(engine, None, every=False), Table)
+    with engine.begin() as connection:
+        connection.exec_driver_sql("ALTER TABLE illada_runs RENAME TO away")
+    assert "has gone out of reach" in str(_watched(engine, None, every=False))
+    with engine.begin() as connection:
+        connection.exec_driver_sql("ALTER TABLE away RENAME TO illada_runs")
+    assert isinstance(_watched(engine, None, every=False), Table)
