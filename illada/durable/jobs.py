@@ -21,6 +21,7 @@ from typing import Any
 from illada.durable.package import Package
 
 _TIMEOUT_SECONDS = 10.0
+_START_SECONDS = 60.0  # a head that has just come up starts a job when its own services are there
 _LONGEST_MESSAGE = 300
 
 
@@ -93,7 +94,8 @@ class JobServer:
         headers = {**self._headers, **({"Content-Type": "application/json"} if method == "POST" else {})}
         request = urllib.request.Request(self.address + path, data, headers, method=method)
         try:
-            with self._opener.open(request, timeout=_TIMEOUT_SECONDS) as response:
+            seconds = _START_SECONDS if method == "POST" else _TIMEOUT_SECONDS
+            with self._opener.open(request, timeout=seconds) as response:
                 return json.loads(response.read() or b"null")
         except urllib.error.HTTPError as error:
             if error.code == 404 and missing:

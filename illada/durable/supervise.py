@@ -23,7 +23,7 @@ from illada.durable.database import DatabaseError, open_database
 from illada.durable.errors import RunBusy, RunInterrupted
 from illada.durable.runs import Run, RunRegistry
 
-_SHORTEST_PAUSE, _LONGEST_PAUSE = 1.0, 30.0
+_SHORTEST_PAUSE, _LONGEST_PAUSE = 1.0, 10.0
 _LONG_LIFE_SECONDS = 120.0
 _MOST_FAILURES = 5  # of a stage in a row, each of them after several attempts that lost a worker or a node
 _SET_DEATH_SIGNAL = 1  # PR_SET_PDEATHSIG of prctl(2)

@@ -25,7 +25,7 @@ from illada.durable.runs import Run, RunRegistry
 
 Notice = Callable[[str], None]
 
-_START_SECONDS = 60.0  # how long the start of a job may take before another one may be tried
+_START_SECONDS = 90.0  # how long the start of a job may take before another one may be tried
 _SHORTEST_DELAY, _LONGEST_DELAY = 5.0, 300.0
 _GOOD_JOB_SECONDS = 600.0  # a job that lived for longer was no failed start
 

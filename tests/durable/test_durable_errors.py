@@ -15,7 +15,7 @@ import sqlalchemy as sa
 from ray import cloudpickle
 from ray.exceptions import OutOfMemoryError
 
-from illada.artifacts import NoProgress, Progress
+from illada.artifacts import Folder, NoProgress, Progress
 from illada.config import DataPlacement, Placement
 from illada.durable import stages
 from illada.durable.client import status
@@ -159,7 +159,7 @@ class Stumbler:
 def test_error_of_the_data_pool(cluster: Cluster, tmp_path: Path, worker: type, line: str) -> None:
     units = [Unit(name="u0", payload={}, weight=1)]
     with pytest.raises((ValueError, RuntimeError)) as caught, ActorPool(worker, DataPlacement(workers=1)) as pool:
-        pool.run(units, tmp_path, NoProgress(), "units")
+        pool.run(units, Folder.at(tmp_path), NoProgress(), "units")
     described = describe(root_cause(caught.value))
     assert re.fullmatch(line, described), described
     assert "common causes" not in described and "actor_id" not in described
