@@ -19,6 +19,7 @@ from typing import Any, Self, TypeVar
 from illada.artifacts import Attempt, Progress, StageInterrupted
 from illada.config import ConfigError, Placement
 from illada.durable.errors import root_cause
+from illada.durable.jobs import is_loopback
 from illada.durable.watchdog import Watchdog
 
 T = TypeVar("T")
@@ -85,10 +86,11 @@ def _initialise(placement: Placement) -> None:
 
     quiet: dict[str, Any] = {"logging_level": "ERROR", "log_to_driver": False}
     if placement.ray_address is not None:
+        _require_authentication(placement.ray_address)
         try:
             _require_answer(placement.ray_address)
             ray.init(address=placement.ray_address, **quiet)
-        except (OSError, ValueError, RuntimeError) as error:
+        except (OSError, ValueError, RuntimeError, ray.exceptions.RayError) as error:
             raise ConfigError(
                 f"placement.ray_address {placement.ray_address}: no Ray cluster answers there "
                 f"({' '.join(str(error).split())})"
@@ -106,6 +108,16 @@ def _initialise(placement: Placement) -> None:
         **quiet,
     )
     _check_capacity(placement, float(ray.cluster_resources().get("CPU", 0)))
+
+
+def _require_authentication(address: str) -> None:
+    """Ray asks for no token unless told to, and then anybody who reaches a node may run code there."""
+    host, _, port = address.removeprefix("ray://").rpartition(":")
+    if host and port.isdecimal() and not is_loopback(host.strip("[]")) and "RAY_AUTH_MODE" not in os.environ:
+        raise ConfigError(
+            f"placement.ray_address {address} is not this machine: set RAY_AUTH_MODE=token and RAY_AUTH_TOKEN_PATH to "
+            "the file that holds the cluster's token (RAY_AUTH_MODE=disabled to go without one on a network you trust)"
+        )
 
 
 def _require_answer(address: str) -> None:

@@ -184,3 +184,13 @@ def test_stage_that_could_never_start_is_refused(placement: Placement, message: 
 def test_unreachable_cluster_is_a_configuration_error() -> None:
     with pytest.raises(ConfigError, match=r"placement\.ray_address 127\.0\.0\.1:1: no Ray cluster answers"):
         Cluster(Placement(ray_address="127.0.0.1:1")).start()
+
+
+def test_cluster_elsewhere_is_not_used_without_a_word_on_authentication(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("RAY_AUTH_MODE", raising=False)
+    with pytest.raises(ConfigError, match="is not this machine: set RAY_AUTH_MODE=token"):
+        cluster_module._require_authentication("head:6379")
+    cluster_module._require_authentication("auto")
+    cluster_module._require_authentication("127.0.0.1:6379")
+    monkeypatch.setenv("RAY_AUTH_MODE", "disabled")
+    cluster_module._require_authentication("head:6379")
