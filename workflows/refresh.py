@@ -83,10 +83,20 @@ def refresh(run: StageRunner, config: RefreshConfig) -> dict[str, Any]:
             if previous is None:
                 raise ConfigError(f"corpus {config.corpus!r}: its sources list no file; there is nothing to start from")
             return _result(previous, files)
+        if run.stages[-1].how != "built":
+            _require_unchanged(found["new"])
         snapshot = _next(run, config, previous, found["new"])
         if publish(snapshot, discovery):
             return _result(snapshot, files)
     raise AssertionError("the count has no end")
+
+
+def _require_unchanged(new: Mapping[str, list[dict[str, Any]]]) -> None:
+    """Raise StaleHistory, so that everything is listed anew, when an earlier driver's new files are others by now."""
+    for name, files in new.items():
+        for file in files:
+            if not unchanged(Listed(**{key: file[key] for key in _LISTED})):
+                raise StaleHistory(f"source {name}: {file['name']} is no longer what was listed")
 
 
 def _next(
@@ -94,10 +104,6 @@ def _next(
 ) -> Snapshot:
     """The stages from new files to an unpublished snapshot."""
     configs, place = stage_configs(config), config.placement.data
-    for name, files in new.items():
-        changed = [file for file in files if not unchanged(Listed(**{key: file[key] for key in _LISTED}))]
-        if changed:
-            raise StaleHistory(f"source {name}: {changed[0]['name']} is no longer what was listed")
     acquired = {
         source.name: run.stage(
             f"acquire-{source.name}",

@@ -94,8 +94,17 @@ def _listing(source: Listing) -> list[Listed]:
     names = list(dict.fromkeys(line.strip() for line in content.decode().splitlines() if line.strip()))
     if source.base and not re.match(r"[a-z0-9+]+://|/", source.base):
         raise ConfigError(f"source {source.name!r}: base {source.base!r} must be a URL or an absolute path")
+    outside = next((name for name in names if source.base and _leaves(name)), None)
+    if outside is not None:
+        raise ConfigError(
+            f"source {source.name!r}: {source.listing} lists {outside!r}, which leads out of {source.base}"
+        )
     with ThreadPoolExecutor(_THREADS) as threads:
         return list(threads.map(functools.partial(_listed_line, source), names))
+
+
+def _leaves(name: str) -> bool:
+    return name.startswith("/") or "://" in name or ".." in name.split("/")
 
 
 def _listed_line(source: Listing, name: str) -> Listed:

@@ -86,6 +86,10 @@ def test_a_listing(tmp_path: Path) -> None:
     plain.write_text("x/2.warc.gz\n")
     with pytest.raises(ConfigError, match=r"paths lists .*/x/2\.warc\.gz, which is not there"):
         list_growing(listing(plain, f"{tmp_path}/"))
+    for name in ("../x", "x/../../y", "/etc/hosts", "https://elsewhere.invalid/x"):
+        plain.write_text(f"{name}\n")
+        with pytest.raises(ConfigError, match="which leads out of"):
+            list_growing(listing(plain, f"{tmp_path}/"))
     with pytest.raises(ConfigError, match=r"source 'crawl': cannot be listed \(.*nowhere"):
         list_growing(listing(tmp_path / "nowhere"))
     with pytest.raises(ConfigError, match="base 'x/' must be a URL or an absolute path"):

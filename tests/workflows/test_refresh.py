@@ -169,6 +169,40 @@ def test_the_same_in_another_store_and_only_duplicates(corpus: Path, tmp_path: P
 
 
 @pytest.mark.slow
+def test_files_that_change_before_they_are_taken_are_listed_anew(
+    corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.copytree(corpus / "store", tmp_path / "store")
+    write_lines(tmp_path / "new" / "a.jsonl", range(500, 505))
+    source = {"kind": "folder", "name": "new", "files": "jsonl", "location": str(tmp_path / "new")}
+    place = {"store": str(tmp_path / "store"), "data": {"workers": 1}}
+    config = configuration(corpus, sources=[source], placement=place)
+
+    store = Store(tmp_path / "store")
+    before = len((store.root / "discover").folders())
+
+    def failing(*_: object) -> None:
+        raise ValueError("the disk was gone")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("workflows.refresh.take", failing)
+        with pytest.raises(StageFailed, match="the disk was gone"):
+            run_refresh(config, tmp_path / "runs.db")
+    write_lines(tmp_path / "new" / "b.jsonl", range(510, 512))
+    with monkeypatch.context() as patch:
+        patch.setattr("workflows.refresh.take", failing)
+        with pytest.raises(StageFailed, match="the disk was gone"):
+            run_refresh(config, tmp_path / "runs.db")
+    listings = (store.root / "discover").folders()
+    assert len(listings) == before + 1, "a file that is new does not make the listing another one"
+    write_lines(tmp_path / "new" / "a.jsonl", range(505, 510))
+    result = run_refresh(config, tmp_path / "runs.db")
+    assert (result["snapshot"], result["new_files"]) == (3, 2)
+    added = open_snapshot(store, "web", 3).artifact.statistics["added"]["sources"]
+    assert added["new"]["documents"] == 7
+
+
+@pytest.mark.slow
 def test_who_comes_second_starts_over(corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Another refresh publishes the number first: this one is made again, from that snapshot."""
     store = tmp_path / "store"
