@@ -38,10 +38,11 @@ _seen_dead: dict[str, float] = {}  # processes of this machine, and when they we
 
 
 class Lease:
-    """Holds a run while the context is open. `stop` is set when the run is asked to stop; `epoch` fences.
+    """Holds a run, or an artifact that a run builds, while the context is open; `epoch` fences.
 
-    `cancelled` tells that the request came through the database (`illada cancel`). With `patience`, a live holder is
-    waited for without end, calling it at every look (it may raise). `epoch` will be greater than `above`.
+    `stop` is set when the run is asked to stop; `cancelled` tells that it was through the database (`illada cancel`).
+    With `patience`, a live holder is waited for without end, calling it at every look (it may raise). `epoch` will be
+    greater than `above`. `owner` is the lease of the run that builds the artifact.
     """
 
     def __init__(
@@ -53,6 +54,7 @@ class Lease:
         on_wait: Callable[[str], None] | None = None,
         patience: Callable[[], None] | None = None,
         above: int = 0,
+        owner: Lease | None = None,
     ) -> None:
         self.engine = engine
         self.run_id = run_id
@@ -61,6 +63,7 @@ class Lease:
         self.on_wait = on_wait
         self.patience = patience
         self.above = above
+        self.owner = owner
         self.epoch = 0
         self.stop = threading.Event()
         self.cancelled = False
@@ -127,7 +130,7 @@ class Lease:
             try:
                 if self._renew():
                     return
-                self._lost("another driver has taken it")
+                self._taken()
             except SQLAlchemyError:
                 time.sleep(0.5)  # the heartbeat ends the process when the outage outlasts the lease
 
@@ -150,7 +153,7 @@ class Lease:
 
     @property
     def _what(self) -> str:
-        return self.run_id if self.patience is not None else f"run {self.run_id}"
+        return f"run {self.run_id}" if self.owner is None else self.run_id
 
     def _read(self) -> _Row:
         insert = postgresql.insert if self.engine.dialect.name == "postgresql" else sqlite.insert
@@ -198,7 +201,7 @@ class Lease:
         while not self._closed.wait(self._tick):
             try:
                 if time.monotonic() - self._renewed > min(self.ttl / 3, _RENEW_SECONDS) and not self._renew():
-                    self._lost("another driver has taken it")
+                    self._taken()
                 with self.engine.begin() as connection:
                     query = sa.select(leases.c.stop).where(leases.c.run_id == self.run_id)
                     if connection.execute(query).scalar_one():
@@ -225,6 +228,11 @@ class Lease:
     @property
     def _tick(self) -> float:
         return min(_POLL_SECONDS, self.ttl / 5)
+
+    def _taken(self) -> None:
+        if self.owner is not None:
+            self.owner.check()  # a driver that has lost its run as well says so
+        self._lost("another driver has taken it")
 
     def _lost(self, why: str) -> None:
         if self._closed.is_set():

@@ -231,8 +231,9 @@ class _Step:
             self.runner._engine,
             build_lease_id(folder),
             ttl=run_lease.ttl,
+            owner=run_lease,
             patience=self._wait_for_other_run,
-            above=newest_epoch(folder / "work") or 0,
+            above=max(run_lease.epoch - 1, newest_epoch(folder / "work") or 0),
         )
         waiting = self._wait_for_other_run
         with build_lease, store.attempt(self.identity, build_lease.epoch, on_wait=waiting, alone=True) as attempt:
