@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from illada.artifacts import Artifact, by_name, lineage
+from illada.artifacts import Artifact, by_name
 from illada.config import ConfigError, CorpusSnapshot, WorkflowConfig
 from illada.data.corpora import open_snapshot
 from illada.data.snapshots import STAGE, Snapshot
@@ -114,7 +114,7 @@ def texts_from_corpus(run: StageRunner, config: WorkflowConfig, corpus: CorpusSn
     _check_tokenizer(config, first)
     documents = [snapshot.built("deduplicate") for snapshot in newest]
     return Texts(
-        chain=lineage(run.store, [snapshots[-1].artifact]),
+        chain=[artifact for snapshot in newest for artifact in snapshot.artifacts()],
         documents=[artifact for artifact in documents if any(name.startswith("documents/") for name in artifact.names)],
         tokenizer=first.built("tokenizer"),
         tokens=first.artifact,

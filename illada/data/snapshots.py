@@ -79,6 +79,12 @@ class Snapshot:
         """The artifact of one of this refresh's stages, or of the tokenizer."""
         return self.store.open(stage, self.value["tokenizer"] if stage == "tokenizer" else self.value["built"][stage])
 
+    def artifacts(self) -> list[Artifact]:
+        """What its refresh built, each after its inputs, the snapshot last; the tokenizer is the first refresh's."""
+        acquired = [self.store.open(f"acquire-{name}", digest) for name, digest in self.value["acquired"].items()]
+        stages = ["curate", "deduplicate", *(["tokenizer"] if self.value["previous"] is None else []), "tokenize"]
+        return [*acquired, *(self.built(stage) for stage in stages), self.artifact]
+
     def previous(self) -> Snapshot | None:
         """The snapshot it was made from."""
         before = self.value["previous"]
