@@ -57,7 +57,7 @@ def fetch(file: Reference) -> Path:
         if sha256_file(local) != sha256:
             raise ArtifactError(f"{url}: what was downloaded has another sha256 than was recorded")
 
-    return cached(f"by-sha256/{sha256[:2]}/{sha256}/{name}", int(system.info(path)["size"]), download)
+    return cached(f"by-sha256/{sha256[:2]}/{sha256}/{name}", sha256, lambda: int(system.info(path)["size"]), download)
 
 
 def open_part(file: Reference) -> IO[bytes]:

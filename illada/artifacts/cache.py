@@ -1,6 +1,7 @@
 """What a node keeps of an object store: downloads, within a bound, and scratch folders of what is being built.
 
     <cache>/files/...       downloads, each under its own address; complete and checked, or not there
+    <cache>/versions/...    which version of each file that is
     <cache>/remembered/...  small results, such as the checksum of an object of a certain version
     <cache>/scratch/...     private folders of live processes; those of dead ones are removed by the next to come
 
@@ -23,7 +24,7 @@ import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from illada.artifacts.files import atomic_path
+from illada.artifacts.files import atomic_path, write_text
 
 _DEFAULT_BYTES = 100 * 10**9
 _RECENT_SECONDS = 600.0
@@ -61,22 +62,25 @@ def cache_bytes() -> int:
     return int(bound * 1e9)
 
 
-def cached(name: str, size: int, download: Callable[[Path], None]) -> Path:
-    """The file kept under `name`, of `size` bytes; `download` is called with a private path when it is not there.
+def cached(name: str, version: str, size: Callable[[], int], download: Callable[[Path], None]) -> Path:
+    """The file kept under `name` in this `version`, a checksum say; otherwise `download` is called with a private path.
 
     `download` raises when what has arrived is not what it should be; nothing is kept then. Of several processes that
-    want the same file at once one downloads it.
+    want the same file at once one downloads it. `size` is asked for before, to make room.
     """
     path = cache_root() / "files" / name
-    if _use(path, size):
+    if _use(path, version):
         return path
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with _locked(path.with_name(f".{path.name}.lock")):
-        if _use(path, size):
+    for folder in (path.parent, _note(path).parent):
+        folder.mkdir(parents=True, exist_ok=True)
+    with _locked(_note(path).with_suffix(".lock")):
+        if _use(path, version):
             return path
-        _make_room(size)
+        _make_room(size())
         with atomic_path(path) as temporary:
             download(temporary)
+            _note(path).unlink(missing_ok=True)
+        write_text(_note(path), version)
     return path
 
 
@@ -106,15 +110,21 @@ def scratch_folder() -> Iterator[Path]:
             shutil.rmtree(folder, ignore_errors=True)
 
 
-def _use(path: Path, size: int) -> bool:
-    """Whether the file is there, which is then its latest use."""
+def _use(path: Path, version: str) -> bool:
+    """Whether the file is there in this version, which is then its latest use."""
     try:
-        if path.stat().st_size != size:
+        if _note(path).read_text(encoding="utf-8") != version:
             return False
         os.utime(path)
     except FileNotFoundError:
         return False
     return True
+
+
+def _note(path: Path) -> Path:
+    """Where the version of a kept file is noted: not beside it, as the files of a folder are used as a folder."""
+    root = cache_root()
+    return root / "versions" / f"{path.relative_to(root / 'files')}.version"
 
 
 def _make_room(size: int) -> None:
@@ -141,9 +151,9 @@ def _evict(root: Path, bound: int) -> None:
     for used, size, path in sorted(found):
         if excess <= 0 or used > time.time() - _RECENT_SECONDS:
             return
-        if not path.name.endswith(".lock"):
-            path.unlink(missing_ok=True)
-            excess -= size
+        _note(path).unlink(missing_ok=True)
+        path.unlink(missing_ok=True)
+        excess -= size
 
 
 @contextlib.contextmanager

@@ -133,31 +133,27 @@ class ObjectFolder(Folder):
 
     def copy(self, source: Folder, name: str, target: str) -> tuple[int, str | None]:
         assert isinstance(source, ObjectFolder), f"{source} is on another store than {self}"
-        head = source._head(name)
-        if head is None:
-            raise FileNotFoundError(2, "No such file or directory", f"{source}/{name}")
+        head = source._head_of(name)
         with self._errors():
             _client().cp_file(source._path(name), self._path(target))
         return int(head["ContentLength"]), head["Metadata"].get(_SHA256)
 
     def fetch(self, name: str, sha256: str | None = None) -> Path:
-        """See Folder. An object without a known sha256 is kept under its ETag: another version is another file."""
-        head = self._head(name)
-        if head is None:
-            raise FileNotFoundError(2, "No such file or directory", f"{self}/{name}")
-        address = self._path(name)
-        if sha256 is None:
-            folder, _, last = address.rpartition("/")
-            address = f"{folder}/.version-{hashlib.sha256(head['ETag'].encode()).hexdigest()[:16]}/{last}"
-            sha256 = head["Metadata"].get(_SHA256)
+        """See Folder. What is in the cache with this sha256 is not asked for again; without one, the ETag counts."""
+        head = None if sha256 else self._head_of(name)
+        expected = sha256 or (head["Metadata"].get(_SHA256) if head else None)
+
+        def size() -> int:
+            return int((head or self._head_of(name))["ContentLength"])
 
         def download(path: Path) -> None:
             with self._errors():
                 _client().get_file(self._path(name), str(path))
-            if sha256 is not None and sha256_file(path) != sha256:
+            if expected is not None and sha256_file(path) != expected:
                 raise ArtifactError(f"{self}/{name}: what was downloaded has another sha256 than was recorded")
 
-        return cached(f"{_endpoint()}/{address}", int(head["ContentLength"]), download)
+        version = sha256 or str(head and head["ETag"])
+        return cached(f"{_endpoint()}/{self._path(name)}", version, size, download)
 
     def append_line(self, name: str, line: str, part: str = "") -> str:
         part = part or f"{name}.lines/{time.time_ns():020d}-{uuid.uuid4().hex[:6]}"
@@ -207,6 +203,12 @@ class ObjectFolder(Folder):
                 return head
         except FileNotFoundError:
             return None
+
+    def _head_of(self, name: str) -> dict[str, Any]:
+        head = self._head(name)
+        if head is None:
+            raise FileNotFoundError(2, "No such file or directory", f"{self}/{name}")
+        return head
 
     @contextlib.contextmanager
     def _errors(self) -> Iterator[None]:

@@ -36,7 +36,7 @@ def test_many_that_want_a_file_download_it_once() -> None:
     calls: list[Path] = []
     paths: list[Path] = []
     threads = [
-        threading.Thread(target=lambda: paths.append(cached("a/b", 5, filled(5, calls))))  # type: ignore[arg-type]
+        threading.Thread(target=lambda: paths.append(cached("a/b", "v1", lambda: 5, filled(5, calls))))  # type: ignore[arg-type]
         for _ in range(8)
     ]
     for thread in threads:
@@ -54,23 +54,33 @@ def test_a_failed_download_leaves_nothing(root: Path) -> None:
         raise ValueError("another sha256")
 
     with pytest.raises(ValueError, match="another sha256"):
-        cached("a", 5, broken)
+        cached("a", "v1", lambda: 5, broken)
     assert list((root / "files").iterdir()) == []
-    assert cached("a", 5, filled(5, [])).exists()  # type: ignore[arg-type]
+    assert cached("a", "v1", lambda: 5, filled(5, [])).exists()  # type: ignore[arg-type]
 
 
 def test_the_least_recently_used_go_first(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("ILLADA_CACHE_GB", "1e-6")  # 1000 bytes
-    paths = [cached(name, 300, filled(300, [])) for name in "abc"]  # type: ignore[arg-type]
+    paths = [cached(name, "v1", lambda: 300, filled(300, [])) for name in "abc"]  # type: ignore[arg-type]
     for age, path in zip((5000, 4000, 3000), paths, strict=True):
         os.utime(path, (time.time() - age,) * 2)
     with paths[1].open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as mapped:
-        assert cached("a", 300, filled(300, [])) == paths[0]  # type: ignore[arg-type]  # used again
-        fresh = cached("d", 300, filled(300, []))  # type: ignore[arg-type]
+        assert cached("a", "v1", lambda: 300, filled(300, [])) == paths[0]  # type: ignore[arg-type]  # used again
+        fresh = cached("d", "v1", lambda: 300, filled(300, []))  # type: ignore[arg-type]
         assert {path.name for path in (root / "files").iterdir()} == {"a", "c", "d"}
         assert mapped[:] == b"x" * 300, "what is mapped stays readable"
-    cached("e", 900, filled(900, []))  # type: ignore[arg-type]
+    cached("e", "v1", lambda: 900, filled(900, []))  # type: ignore[arg-type]
     assert fresh.exists(), "nothing of the last minutes is removed, even beyond the bound"
+
+
+def test_another_version_takes_the_place_of_the_one_before() -> None:
+    for version in ("v1", "v2"):
+
+        def download(path: Path, version: str = version) -> None:
+            path.write_text(version)
+
+        for _ in range(2):
+            assert cached("a", version, lambda: 2, download).read_text() == version
 
 
 @pytest.mark.parametrize("value", ["none", "0", "-1", "nan", "inf"])

@@ -21,6 +21,7 @@ from pipelines.acquire import acquire, check_sources, source_identity
 from pipelines.curate import CurateWorker
 from pipelines.documents import read_documents
 from pipelines.inputs import plan_units, read_inventory
+from pipelines.shared import fetch
 from pipelines.sources import crawl, debian, pydoc_pages
 from pipelines.sources.base import SourceUnavailable, WebPage
 from pipelines.sources.files import find_files
@@ -302,10 +303,14 @@ def test_files_in_an_object_store(bench: Bench, files: Path, s3_url: str, tmp_pa
     worker = CurateWorker(config, [])
     assert worker.run(unit, tmp_path)["funnel"][0]["documents_in"] > 0
     before = source_identity(table)
-    bucket.write("in/t.parquet", (files / "t.parquet").read_bytes() + b"?")
+    content = (files / "t.parquet").read_bytes()
+    bucket.write("in/t.parquet", content[:8] + bytes([content[8] ^ 1]) + content[9:])  # as long as before
     assert source_identity(table) != before
+    again = bench.run("acquire-b", {"b": 2}, lambda attempt: acquire(table, attempt, NoProgress()))
+    (newer,) = plan_units([read_inventory(again)])
+    assert fetch(newer.payload["file"]).read_bytes() == bucket.read_bytes("in/t.parquet")
     with pytest.raises(ValueError, match=r"t.parquet: missing or changed since source 'b' was acquired"):
-        CurateWorker(config, []).run(unit, tmp_path)
+        worker.run(unit, tmp_path)
     bucket.delete("in/t.parquet")
     with pytest.raises(ConfigError, match=f"source 'b': {s3_url}/in/t.parquet does not exist"):
         check_sources(data(table))
