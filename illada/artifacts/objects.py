@@ -30,6 +30,7 @@ _PART = 64 * 2**20  # of an upload in several requests; S3 allows 10,000 parts
 _READ_BLOCK = 2**20
 _CONFLICTS = 8  # of conditional puts
 _ANSWER_SECONDS = 10.0
+_PASSING = (errno.EBUSY, errno.EREMOTEIO)  # what s3fs makes of a server's "slow down", conflict and internal error
 _DELETED_TOGETHER = 1000
 
 
@@ -228,6 +229,10 @@ class ObjectFolder(Folder):
             ) from None
         except (boto.ConnectionError, boto.HTTPClientError) as error:
             raise ConnectionError(f"{self}: {_text(error)}") from None
+        except OSError as error:
+            if error.errno not in _PASSING:
+                raise
+            raise ConnectionError(error.errno, f"{self}: {_text(error)}") from None
 
 
 @functools.cache

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import pickle
@@ -20,6 +21,7 @@ from illada.artifacts import Artifact, ArtifactError, Attempt, Folder, StageIden
 from illada.artifacts import artifact as artifact_module
 from illada.artifacts import folder as folder_module
 from illada.artifacts import store as store_module
+from illada.durable.errors import is_transient
 
 IDENTITY = StageIdentity(stage="curate", version=1, config={"x": 1}, inputs={"web": "0" * 64})
 
@@ -498,3 +500,27 @@ def test_a_folder_that_cannot_be_written_is_named(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(ArtifactError, match=r"file/store: cannot be written \(Not a directory\)"):
         Store(tmp_path / "file" / "store").check()
+
+
+def test_a_conditional_write_that_met_another_is_repeated(s3_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder, answers = Folder.at(s3_url), iter([OSError(errno.EBUSY, "ConditionalRequestConflict"), None])
+    sound = objects._client().pipe_file
+
+    def pipe_file(*arguments: Any, **keywords: Any) -> None:
+        if (error := next(answers)) is not None:
+            raise error
+        sound(*arguments, **keywords)
+
+    monkeypatch.setattr(objects, "_client", lambda: types.SimpleNamespace(pipe_file=pipe_file))
+    assert folder.create("name", b"data")
+    monkeypatch.undo()
+
+
+def test_trouble_of_the_server_counts_as_passing(s3_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    def busy(*arguments: Any, **keywords: Any) -> None:
+        raise OSError(errno.EREMOTEIO, "We encountered an internal error")
+
+    monkeypatch.setattr(objects, "_client", lambda: types.SimpleNamespace(cat_file=busy))
+    with pytest.raises(ConnectionError, match=f"{s3_url}: .*We encountered an internal error") as caught:
+        Folder.at(s3_url).read_bytes("name")
+    assert is_transient(caught.value)
