@@ -7,6 +7,7 @@ the run is no longer wanted, or when another job has been started for it.
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import os
 import signal
@@ -53,7 +54,7 @@ def guard(job: str | None) -> Callable[[Run], None]:
 
 def supervise(database: str, run_id: str, job: str | None, command: list[str]) -> int:
     """Start `command` again and again until the run is not to be driven here any more; the last driver's exit code."""
-    stopping = _Signals()
+    stopping = _Signals(lambda: _give_up(database, run_id))
     pause = _SHORTEST_PAUSE
     failures = 0
     while True:
@@ -67,10 +68,7 @@ def supervise(database: str, run_id: str, job: str | None, command: list[str]) -
         if failures >= _MOST_FAILURES:
             _write(database, run_id, wanted=False)
             return code
-        if stopping.asked.is_set():
-            _write(database, run_id, wanted=False, status="interrupted")
-            return code
-        if not run.wanted or (job is not None and run.job != job):
+        if stopping.asked.is_set() or not run.wanted or (job is not None and run.job != job):
             return code
         pause = _SHORTEST_PAUSE if long_lived else min(_LONGEST_PAUSE, 2 * pause)
         print(
@@ -81,10 +79,14 @@ def supervise(database: str, run_id: str, job: str | None, command: list[str]) -
 
 
 class _Signals:
-    """Runs a child and passes SIGTERM and SIGINT on to it; after one, `asked` is set and no child is started."""
+    """Runs a child and passes SIGTERM and SIGINT on to it; after one, `asked` is set and no child is started.
 
-    def __init__(self) -> None:
+    `on_ask` is called at once: whoever stops a job may not wait for long.
+    """
+
+    def __init__(self, on_ask: Callable[[], None]) -> None:
         self.asked = threading.Event()
+        self._on_ask = on_ask
         self._child: subprocess.Popen[bytes] | None = None
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, self._pass_on)
@@ -96,7 +98,13 @@ class _Signals:
         self._child = subprocess.Popen([*command, "--parent", str(os.getpid())])
         if self.asked.is_set():
             self._child.terminate()
-        return self._child.wait()
+        told = False
+        while True:
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                return self._child.wait(timeout=0.1)
+            if self.asked.is_set() and not told:
+                self._on_ask()
+                told = True
 
     def _pass_on(self, number: int, _: Any) -> None:
         self.asked.set()
@@ -117,6 +125,12 @@ def _read(database: str, run_id: str, stop: threading.Event) -> Run | None:
             print(f"illada: {' '.join(str(error).split())}; waiting for the database", flush=True)
             if stop.wait(2 * _SHORTEST_PAUSE):
                 return None
+
+
+def _give_up(database: str, run_id: str) -> None:
+    """`ray job stop`, or the end of whatever this job lives in: the run is left for people to resume."""
+    with contextlib.suppress(DatabaseError, SQLAlchemyError):
+        _write(database, run_id, wanted=False, status="interrupted")
 
 
 def _write(database: str, run_id: str, **values: Any) -> None:

@@ -58,21 +58,21 @@ def want(engine: sa.Engine, run_id: str, **values: Any) -> Run:
 
 def job_environment(engine: sa.Engine, address: str) -> dict[str, str]:
     """The environment variables of a job. Raises ConfigError when they would carry a password, or name no database."""
-    url = engine.url
+    url, patience = engine.url, {"RAY_JOB_STOP_WAIT_TIME_S": "10"}  # `ray job stop` kills after three otherwise
     if url.get_backend_name() == "sqlite":
         if not JobServer(address).local:
             raise ConfigError(
                 f"database {url.render_as_string()} is a file of this machine, and {address} is another one: "
                 "a cluster needs a PostgreSQL (--database postgresql://user@host/name, or ILLADA_DATABASE)"
             )
-        return {"ILLADA_DATABASE": url.render_as_string()}
+        return {"ILLADA_DATABASE": url.render_as_string(), **patience}
     if url.password is not None or "password" in url.query:
         raise ConfigError(
             f"database {url.set(password=None, query={}).render_as_string()}: its URL has a password, which every user "
             "of the cluster could read in the job's metadata; leave it out and give it to this machine and to the "
             "cluster's nodes as PGPASSWORD or in a PGPASSFILE"
         )
-    return {"ILLADA_DATABASE": url.set(drivername="postgresql").render_as_string()}
+    return {"ILLADA_DATABASE": url.set(drivername="postgresql").render_as_string(), **patience}
 
 
 def tend_once(engine: sa.Engine, run_id: str | None = None, notice: Notice | None = None) -> list[str]:

@@ -47,7 +47,7 @@ _FENCE_SECONDS = 5.0
 _OTHER_RANKS_FENCE_SECONDS = 60.0  # thousands of ranks ask one object store; rank 0 tells them at the next step
 _STOP, _ROW = "stop", "row"
 _GRACE_SECONDS = 1.0
-_STOP_SECONDS = 2.0
+_STOP_SECONDS = 1.0
 
 
 class Ranks:

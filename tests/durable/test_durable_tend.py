@@ -55,7 +55,7 @@ def test_wanted_run_gets_one_job(engine: sa.Engine, submitted: Run, server: Fake
     assert job.startswith("illada-demo-1-")
     (body,) = server.submitted
     assert body["entrypoint"] == f"exec python -m illada.cli.main drive demo --job {job}"
-    assert body["runtime_env"]["env_vars"] == {"ILLADA_DATABASE": engine.url.render_as_string()}
+    assert body["runtime_env"]["env_vars"]["ILLADA_DATABASE"] == engine.url.render_as_string()
     assert body["runtime_env"]["working_dir"] == f"gcs://_ray_pkg_illada_{submitted.package}.zip"
     assert set(body["runtime_env"]) == {"working_dir", "env_vars"}
     assert list(server.packages.values()) == [build_package().data]
@@ -154,9 +154,9 @@ def test_no_password_gets_into_a_job(url: str) -> None:
 def test_job_environment(tmp_path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("RAY_AUTH_MODE", "disabled")
     engine = sa.create_engine("postgresql+psycopg://me@db/illada")
-    assert job_environment(engine, "http://head:8265") == {"ILLADA_DATABASE": "postgresql://me@db/illada"}
+    assert job_environment(engine, "http://head:8265")["ILLADA_DATABASE"] == "postgresql://me@db/illada"
     file = open_database(f"sqlite:///{tmp_path / 'runs.db'}")
-    assert job_environment(file, "http://localhost:8265") == {"ILLADA_DATABASE": f"sqlite:///{tmp_path / 'runs.db'}"}
+    assert job_environment(file, "http://localhost:8265")["ILLADA_DATABASE"] == f"sqlite:///{tmp_path / 'runs.db'}"
     with pytest.raises(ConfigError, match="a cluster needs a PostgreSQL"):
         job_environment(file, "http://head:8265")
     file.dispose()
