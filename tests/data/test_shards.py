@@ -12,6 +12,7 @@ import pyarrow as pa
 import pytest
 from numpy.typing import NDArray
 
+from illada.artifacts import Folder
 from illada.data.shards import (
     INDEX,
     ShardError,
@@ -215,3 +216,27 @@ def test_no_shard_outgrows_arrow_offsets(tmp_path: Path, monkeypatch: pytest.Mon
     long = document_batch([np.zeros(101)], ids=["long"], sources=["s"], languages=["en"], sizes=[1], dtype="uint16")
     with pytest.raises(ValueError, match="document long: 101 tokens, a shard holds 100"):
         ShardWriter(tmp_path / "x", vocab_size=500, shard_tokens=10).add(long)
+
+
+def test_shards_in_an_object_store_are_fetched_when_touched(
+    make_shards: Make, documents: Documents, s3_url: str, tmp_path: Path
+) -> None:
+    local, folder = make_shards(documents), Folder.at(f"{s3_url}/shards")
+    for path in local.folder.iterdir():
+        folder.put(path, path.name)
+    shards = TokenShards.open(folder)
+    assert shards.fingerprint == local.fingerprint and len(shards) > 2
+
+    def kept() -> set[str]:
+        return {path.name for path in (tmp_path / "cache").rglob("*.arrow")}
+
+    assert kept() == set()
+    assert np.array_equal(shards.values(1), local.values(1))
+    assert kept() == {"shard-000001.arrow"}
+    folder.write("shard-000002.arrow", folder.read_bytes("shard-000002.arrow")[:-1] + b"?")
+    with pytest.raises(ShardError, match=rf"{folder}/shard-000002\.arrow: what was downloaded has another sha256"):
+        shards.values(2)
+    folder.delete("shard-000000.arrow")
+    with pytest.raises(ShardError, match=rf"{folder}/shard-000000\.arrow: cannot be read"):
+        shards.values(0)
+    assert kept() == {"shard-000001.arrow"}, "nothing damaged is kept"
