@@ -142,10 +142,10 @@ def _round(arguments: argparse.Namespace) -> None:
 def _ours(arguments: argparse.Namespace) -> list[float]:
     import torch.distributed as dist
 
+    from illada.artifacts import Folder, claim
     from illada.config import TrainPlacement
-    from illada.train import checkpoint
     from illada.train.job import Job
-    from illada.train.metrics import read_rows
+    from illada.train.metrics import METRICS, read_rows
     from illada.train.process import prepare
 
     work = arguments.folder / f"work-{arguments.turn}"
@@ -154,9 +154,9 @@ def _ours(arguments: argparse.Namespace) -> list[float]:
         training=_training(arguments),
         model=_model(arguments),
         placement=TrainPlacement(micro_batch=arguments.batch, checkpoint_steps=10**9),
-        shards=arguments.folder / "shards",
+        shards=Folder.at(arguments.folder / "shards"),
         initial=None,
-        work=work,
+        work=Folder.at(work),
         domain="train",
         epoch=0,
     )
@@ -164,9 +164,9 @@ def _ours(arguments: argparse.Namespace) -> list[float]:
     prepare()
     from illada.train.loop import run
 
-    checkpoint.claim(work, job.epoch)
+    claim(job.work, job.epoch)
     run(job)
-    return [row["seconds"] for row in read_rows(work / "metrics.jsonl")]
+    return [row["seconds"] for row in read_rows(job.work, METRICS)]
 
 
 def _published(arguments: argparse.Namespace) -> list[float]:
