@@ -16,6 +16,7 @@ from illada.artifacts import fingerprint
 from illada.config import (
     ConfigError,
     ModelConfig,
+    RefreshConfig,
     Schedule,
     Training,
     WorkflowConfig,
@@ -23,6 +24,7 @@ from illada.config import (
     load_config,
     parse_config,
 )
+from workflows.registry import load_workflow
 
 ROOT = Path(__file__).resolve().parents[2]
 MINIMAL: dict[str, Any] = {
@@ -79,9 +81,10 @@ def write(path: Path, raw: Any) -> Path:
 
 @pytest.mark.parametrize("path", sorted((ROOT / "configs" / "workflows").glob("*.yaml")), ids=lambda path: path.name)
 def test_shipped_configurations_load_and_round_trip(path: Path, tmp_path: Path) -> None:
-    config = load_config(path, WorkflowConfig)
-    again = load_config(write(tmp_path / "again.yaml", dump_config(config)), WorkflowConfig)
+    config = load_workflow(path)
+    again = load_workflow(write(tmp_path / "again.yaml", dump_config(config)))
     assert again == config
+    assert type(again) is type(config) is (RefreshConfig if path.name == "refresh.yaml" else WorkflowConfig)
     assert dump_config(again) == dump_config(config)
     assert fingerprint(again.identity()) == fingerprint(config.identity())
 
