@@ -101,9 +101,9 @@ class Watching(NoProgress):
 
 
 def ranks() -> list[psutil.Process]:
-    """Training processes: those whose output goes to a rank's log."""
+    """Training processes of this test's Ray: those whose output goes to a rank's log."""
     found = []
-    for process in psutil.process_iter():
+    for process in psutil.Process().children(recursive=True):
         try:
             output = Path(f"/proc/{process.pid}/fd/1").readlink()
         except OSError:
