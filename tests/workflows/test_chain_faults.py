@@ -60,8 +60,8 @@ def test_fork_and_rebuild(uninterrupted: Path) -> None:
     }  # fmt: skip
 
     illada("resume", "tiny", "--from", "evaluate-sft", database=database)
-    states = stage_states(database)
-    assert [states[stage] for stage in STAGES[-4:]] == ["reused", "done", "done", "done"]
+    assert set(stage_states(database).values()) == {"done"}
+    assert not list((store / "export-sft").glob("*/retired-*.json"))
     for stage in STAGES[-3:]:
         (folder,) = (path.parent for path in (store / stage).glob("*/retired-*.json"))
         assert before[stage]["fingerprint"].startswith(folder.name)
