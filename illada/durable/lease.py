@@ -80,9 +80,10 @@ class Lease:
             RunBusy: the holder is alive (it renewed while we watched), or `wait` seconds have passed.
         """
         deadline = time.monotonic() + self.wait
-        first, dead_since = self._read(), None
+        first = self._read()
         while True:
             seen = self._read()
+            dead_since = None  # anew for each holder: who else waited may have taken it meanwhile, and is alive
             if _is_dead_neighbour(seen.holder):
                 # One driver holds several leases, and is waited for once.
                 dead_since = _seen_dead.setdefault(seen.holder.rpartition(" ")[0], time.monotonic())

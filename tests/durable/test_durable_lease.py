@@ -70,6 +70,34 @@ def test_dead_process_of_this_machine_is_not_waited_for_to_expire(
         assert lease.epoch == 2
 
 
+def test_two_that_wait_for_a_dead_holder_do_not_take_it_from_each_other(engine: sa.Engine) -> None:
+    url = engine.url.render_as_string()
+    code = f"""
+        import subprocess, sys, threading, time
+        from illada.durable import lease
+        from illada.durable.database import open_database
+        lease._SETTLE_SECONDS = 0.5
+        dead = "import os; from illada.durable.lease import Lease; from illada.durable.database import open_database;"
+        dead += "Lease(open_database({url!r}), 'demo', ttl=3600).__enter__(); os._exit(0)"
+        subprocess.run([sys.executable, "-c", dead], check=True)
+        def hold():
+            try:
+                with lease.Lease(open_database({url!r}), "demo", ttl=30, wait=3) as held:
+                    time.sleep(4)
+                    print("held", held.epoch, flush=True)
+            except lease.RunBusy:
+                print("busy", flush=True)
+        threads = [threading.Thread(target=hold) for _ in range(2)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    """
+    done = subprocess.run([sys.executable, "-c", textwrap.dedent(code)], capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+    assert sorted(done.stdout.split()) == ["2", "busy", "held"], "the epoch of the first, and a refusal of the second"
+
+
 @pytest.mark.parametrize(
     "holder",
     [
