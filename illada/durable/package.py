@@ -82,12 +82,16 @@ def load_package(engine: sa.Engine, sha256: str) -> Package:
 
 
 def check_environment(package: Package) -> None:
-    """Raises ConfigError naming every version (of Python, a library or our own code) that is not as submitted."""
+    """Raises ConfigError naming every version (of Python, a library or our own code) that is not as submitted.
+
+    Builds of one version (`2.13.0+cpu`, `2.13.0+cu130`: the local part of PEP 440) are the same: people submit to
+    accelerators from machines without any.
+    """
     pinned, here = package.manifest, code_provenance()
     differences = [
         f"{name} is {here['versions'].get(name, 'missing')} here, {version} was submitted"
         for name, version in sorted(pinned["versions"].items())
-        if here["versions"].get(name) != version
+        if str(here["versions"].get(name)).partition("+")[0] != version.partition("+")[0]
     ]
     if here["python"] != pinned["python"]:
         differences.insert(0, f"python is {here['python']} here, {pinned['python']} was submitted")

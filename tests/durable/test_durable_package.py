@@ -68,6 +68,8 @@ def test_package_is_kept_in_the_database(engine: sa.Engine) -> None:
 def test_environment_must_be_the_submitted_one() -> None:
     package = build_package()
     check_environment(package)
+    torch = package.manifest["versions"]["torch"].partition("+")[0]
+    check_environment(changed(package, versions={**package.manifest["versions"], "torch": f"{torch}+cu999"}))
     versions = {**package.manifest["versions"], "torch": "1.0", "absent": "2"}
     other = changed(package, versions=versions, python="3.9.0", code_sha256="0" * 64)
     with pytest.raises(ConfigError) as caught:
