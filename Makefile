@@ -4,7 +4,7 @@ BIN := .venv/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --no-input -q
 CONFIG ?= configs/workflows/demo.yaml
 
-.PHONY: demo test test-slow lint types check bench clean
+.PHONY: demo test test-slow chaos lint types check bench clean
 
 demo: .venv/.runtime
 	$(BIN)/illada run $(CONFIG)
@@ -14,6 +14,9 @@ test: .venv/.dev
 
 test-slow: .venv/.dev
 	$(BIN)/python -m pytest -m "slow or faults"
+
+chaos: .venv/.dev
+	$(BIN)/python -m pytest -m chaos
 
 lint: .venv/.dev
 	$(BIN)/ruff check .

@@ -79,7 +79,8 @@ class RayNodes:
             ]  # fmt: skip
         command = [
             str(Path(sys.executable).with_name("ray")), "start", f"--node-ip-address={self.host(node)}",
-            f"--temp-dir={self.folder}/{node}", "--object-store-memory=80000000", "--disable-usage-stats", *role,
+            f"--dashboard-agent-listen-port={free_port(self.host(node))}", f"--temp-dir={self.folder}/{node}",
+            "--object-store-memory=80000000", "--disable-usage-stats", *role,
         ]  # fmt: skip
         done = subprocess.run(
             command,
@@ -106,12 +107,12 @@ class RayNodes:
                     found[int(entry.name)] = command
         return found
 
-    def work(self) -> dict[int, str]:
+    def work(self, node: int | None = None) -> dict[int, str]:
         """Processes at work for a job: tasks, actors and ranks; not Ray's own, and not idle workers."""
         rays = ("ray::IDLE", "ray::DashboardAgent", "ray::RuntimeEnvAgent", "ray::_AutoscalingCoordinatorActor")
         return {
             pid: command
-            for pid, command in self.processes().items()
+            for pid, command in self.processes(node).items()
             if command.startswith("ray::") and not command.startswith(rays) and "JobSupervisor" not in command
         }
 
