@@ -18,9 +18,10 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+import sqlalchemy as sa
 from sqlalchemy.exc import SQLAlchemyError
 
-from illada.durable.database import DatabaseError, open_database
+from illada.durable.database import DatabaseError, open_database, runs
 from illada.durable.errors import RunBusy, RunInterrupted
 from illada.durable.runs import Run, RunRegistry
 
@@ -98,13 +99,14 @@ class _Signals:
         self._child = subprocess.Popen([*command, "--parent", str(os.getpid())])
         if self.asked.is_set():
             self._child.terminate()
-        told = False
-        while True:
+        told, code = False, None
+        while code is None:
             with contextlib.suppress(subprocess.TimeoutExpired):
-                return self._child.wait(timeout=0.1)
-            if self.asked.is_set() and not told:
+                code = self._child.wait(timeout=0.1)
+            if self.asked.is_set() and not told:  # also of a child that has ended on the signal already
                 self._on_ask()
                 told = True
+        return code
 
     def _pass_on(self, number: int, _: Any) -> None:
         self.asked.set()
@@ -130,13 +132,16 @@ def _read(database: str, run_id: str, stop: threading.Event) -> Run | None:
 def _give_up(database: str, run_id: str) -> None:
     """`ray job stop`, or the end of whatever this job lives in: the run is left for people to resume."""
     with contextlib.suppress(DatabaseError, SQLAlchemyError):
-        _write(database, run_id, wanted=False, status="interrupted")
+        _write(database, run_id, wanted=False, status="interrupted")  # no effect on one that is over
 
 
 def _write(database: str, run_id: str, **values: Any) -> None:
+    """Set columns of a run that is still wanted: one that its driver has brought to an end is left as it is."""
     engine = open_database(database, create=False)
     try:
-        RunRegistry(engine).update(run_id, **values)
+        with engine.begin() as connection:
+            wanted = sa.update(runs).where(runs.c.run_id == run_id, runs.c.wanted)
+            connection.execute(wanted.values(updated=time.time(), **values))
     finally:
         engine.dispose()
 

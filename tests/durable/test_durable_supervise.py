@@ -98,6 +98,25 @@ def test_signal_is_passed_on_and_the_run_is_wanted_no_more(engine: sa.Engine, ru
     assert (known.status, known.wanted) == ("interrupted", False)
 
 
+def test_signal_does_not_undo_what_the_driver_has_brought_to_an_end(
+    engine: sa.Engine, run: Run, tmp_path: Path
+) -> None:
+    driver = """
+        def end(*_):
+            update(status="finished", wanted=False)
+            sys.exit(0)
+        signal.signal(signal.SIGTERM, end)
+        time.sleep(600)
+    """
+    supervisor = Supervisor(engine, tmp_path, driver)
+    supervisor.drivers(1)
+    time.sleep(0.5)
+    supervisor.process.terminate()
+    assert supervisor.process.wait(timeout=30) == 0
+    known = RunRegistry(engine).get("demo")
+    assert (known.status, known.wanted) == ("finished", False)
+
+
 @pytest.mark.slow
 def test_stage_that_fails_again_and_again_for_want_of_nodes_is_given_up(
     engine: sa.Engine, run: Run, tmp_path: Path
