@@ -6,6 +6,7 @@ import contextlib
 import os
 import secrets
 import shlex
+import shutil
 import signal
 import subprocess
 import sys
@@ -68,6 +69,11 @@ class Bench:
     def store(self, run: str) -> Path:
         """Where a run's artifacts are."""
         return self.folder / f"store-{run}"
+
+    def seed(self, run: str, store: Path) -> None:
+        """Give a run what comes before training, from another run's store, which stays as it is."""
+        for stage in STAGES[: STAGES.index("pretrain")]:
+            shutil.copytree(store / stage, self.store(run) / stage)
 
     def arguments(self, run: str) -> list[str]:
         """`submit` of the tiny chain under an id."""

@@ -57,8 +57,8 @@ def test_work_that_does_not_listen(cluster: Bench, kind: str) -> None:
 
 def test_training_ranks(cluster: Bench, uninterrupted: Path) -> None:
     run = "long"
-    changes = ["--set", f"placement.store={uninterrupted}", "--set", "pretrain.steps=60"]
-    done = cluster.illada(*cluster.arguments(run), *changes)
+    cluster.seed(run, uninterrupted)
+    done = cluster.illada(*cluster.arguments(run), "--set", "pretrain.steps=60")
     assert done.returncode == 0, done.stderr
 
     def ranks() -> int:
