@@ -24,19 +24,6 @@ from illada.train.job import Job
 BFLOAT16 = TRAINING.model_copy(update={"dtype": "bfloat16"})
 
 
-@pytest.fixture(scope="module")
-def shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_shards(tmp_path_factory.mktemp("data") / "shards")
-
-
-@pytest.fixture(scope="module")
-def reference(shards: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The work folder of an undisturbed run on two ranks."""
-    work = tmp_path_factory.mktemp("reference")
-    on_ranks(job(work, shards, placement(2)))
-    return work
-
-
 def events(work: Path, kind: str) -> list[dict[str, Any]]:
     rows = [json.loads(line) for line in (work / "events.jsonl").read_text().splitlines()]
     return [row for row in rows if row["event"] == kind]

@@ -16,7 +16,6 @@ import psutil
 import pytest
 import ray
 from train_helpers import MODEL, TRAINING, new_attempt, placement, published, run_stage, trace, verify, write_shards
-from train_ranks import job, on_ranks
 
 from illada.artifacts import Folder, NoProgress, StageInterrupted
 from illada.config import ConfigError, Schedule
@@ -32,19 +31,6 @@ def cluster() -> Iterator[None]:
     ray.init(address="local", include_dashboard=False, num_cpus=4, object_store_memory=100 * 2**20, log_to_driver=False)
     yield
     ray.shutdown()
-
-
-@pytest.fixture(scope="module")
-def shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_shards(tmp_path_factory.mktemp("data") / "shards")
-
-
-@pytest.fixture(scope="module")
-def reference(shards: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The work folder of an undisturbed run on two ranks, without Ray."""
-    work = tmp_path_factory.mktemp("reference")
-    on_ranks(job(work, shards, placement(2)))
-    return work
 
 
 class Watching:

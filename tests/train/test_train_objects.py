@@ -12,8 +12,8 @@ from typing import Any
 import psutil
 import pytest
 import ray
-from train_helpers import MODEL, TRAINING, placement, published, trace, verify, write_shards
-from train_ranks import job, on_ranks
+from train_helpers import MODEL, TRAINING, placement, published, trace, verify
+from train_ranks import on_ranks
 
 from illada.artifacts import Artifact, Folder, NoProgress, StageIdentity, StageInterrupted, Store, claim
 from illada.train import checkpoint, loop
@@ -22,19 +22,6 @@ from illada.train.export import export_weights
 from illada.train.job import Job
 from illada.train.metrics import METRICS, read_rows
 from illada.train.stage import train
-
-
-@pytest.fixture(scope="module")
-def shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_shards(tmp_path_factory.mktemp("data") / "shards")
-
-
-@pytest.fixture(scope="module")
-def reference(shards: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The work folder of an undisturbed run on two ranks, on files."""
-    work = tmp_path_factory.mktemp("reference")
-    on_ranks(job(work, shards, placement(2)))
-    return work
 
 
 def upload(local: Path, folder: Folder) -> Folder:
