@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from illada.cli.options import Database, Json, database_url, run_config
+from illada.cli.options import Database, Json, Overrides, database_url, run_config
 from illada.cli.submit import Wait, hand_over
 from illada.config import ConfigError, dump_config
 
@@ -20,9 +20,7 @@ def register(app: typer.Typer) -> None:
     def fork(
         run_id: Annotated[str, typer.Argument(help="The run to fork.", metavar="RUN")],
         stage: Annotated[str, typer.Option("--from", help="The first stage that may differ.")],
-        overrides: Annotated[
-            list[str] | None, typer.Option("--set", help="Change a key: section.key=value; may be repeated.")
-        ] = None,
+        overrides: Overrides = None,
         here: Annotated[
             bool, typer.Option("--here", help="Drive the fork of a submitted run in this process, not on its cluster.")
         ] = False,

@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 _WIDEST = 10_000
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of text.")]
+Overrides = Annotated[list[str] | None, typer.Option("--set", help="Change a key: section.key=value; may be repeated.")]
+RunId = Annotated[str | None, typer.Option("--run-id", help="Name of the run. Default: the configuration's `name`.")]
 Database = Annotated[
     str | None,
     typer.Option(

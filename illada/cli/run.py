@@ -14,7 +14,7 @@ from rich.console import Console
 
 from illada.cli.deliver import deliver, place
 from illada.cli.live import LiveStages, duration
-from illada.cli.options import Database, Json, database_url, output_folder, run_config
+from illada.cli.options import Database, Json, Overrides, RunId, database_url, output_folder, run_config
 from illada.cli.submit import Wait, hand_over
 from illada.config import ConfigError, ReleaseConfig, RunConfig, dump_config
 
@@ -32,12 +32,8 @@ def register(app: typer.Typer) -> None:
     )
     def run(
         config: Annotated[Path, typer.Argument(help="A workflow configuration (YAML).", metavar="CONFIG")],
-        overrides: Annotated[
-            list[str] | None, typer.Option("--set", help="Change a key: section.key=value; may be repeated.")
-        ] = None,
-        run_id: Annotated[
-            str | None, typer.Option(help="Name of the run. Default: the configuration's `name`.")
-        ] = None,
+        overrides: Overrides = None,
+        run_id: RunId = None,
         ray: Annotated[
             str | None, typer.Option(help="Address of a Ray cluster, or `auto`. Default: an embedded Ray.")
         ] = None,

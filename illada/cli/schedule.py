@@ -14,7 +14,7 @@ import typer
 from rich.table import Table
 from rich.text import Text
 
-from illada.cli.options import Database, Json, database_url, table_console
+from illada.cli.options import Database, Json, Overrides, database_url, table_console
 from illada.config import ConfigError
 
 if TYPE_CHECKING:
@@ -46,9 +46,7 @@ def register(app: typer.Typer) -> None:
             typer.Option(envvar="RAY_API_SERVER_ADDRESS", help="The cluster's job server, as in http://HEAD:8265."),
         ],
         timezone: Annotated[str, typer.Option(help="Of the cron expression, as in Europe/Paris.")] = "UTC",
-        overrides: Annotated[
-            list[str] | None, typer.Option("--set", help="Change a key: section.key=value; may be repeated.")
-        ] = None,
+        overrides: Overrides = None,
         database: Database = None,
     ) -> None:
         """Run CONFIG whenever CRON is due, as a job on a Ray cluster, with the code as it is here.

@@ -12,7 +12,7 @@ import typer
 from rich.console import Console
 
 from illada.cli.live import LiveStages
-from illada.cli.options import Database, Json
+from illada.cli.options import Database, Json, Overrides, RunId
 from illada.config import ConfigError, RunConfig, dump_config
 
 if TYPE_CHECKING:
@@ -39,12 +39,8 @@ def register(app: typer.Typer) -> None:
             str,
             typer.Option(envvar="RAY_API_SERVER_ADDRESS", help="The cluster's job server, as in http://HEAD:8265."),
         ],
-        overrides: Annotated[
-            list[str] | None, typer.Option("--set", help="Change a key: section.key=value; may be repeated.")
-        ] = None,
-        run_id: Annotated[
-            str | None, typer.Option(help="Name of the run. Default: the configuration's `name`.")
-        ] = None,
+        overrides: Overrides = None,
+        run_id: RunId = None,
         wait: Wait = False,
         database: Database = None,
         as_json: Json = False,
