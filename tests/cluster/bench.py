@@ -202,7 +202,7 @@ class Bench:
             self._mending = threading.Thread(target=self.nodes.start_node, args=(node,))
             self._mending.start()
         elif fault == "head":
-            os.kill(driver, signal.SIGSTOP)  # the three nodes die one after another, and a short stage may end meanwhile
+            os.kill(driver, signal.SIGSTOP)  # nodes die one after another, and a short stage may end meanwhile
             self._mending.join()
             for node in range(3):
                 self.nodes.kill_node(node)
