@@ -190,10 +190,11 @@ class Bench:
     def strike(self, fault: str, run: str) -> None:
         """One fault, until it has had its effect; what mends it has begun."""
         driver = self.driver(run)
+        if fault in ("supervisor", "head"):
+            os.kill(driver, signal.SIGSTOP)  # it dies within the second: many a stage here would be over before
         if fault == "driver":
             kill([driver])
         elif fault == "supervisor":
-            os.kill(driver, signal.SIGSTOP)  # Ray takes up to a second to end it, in which many a stage here is over
             kill([pid for pid, command in self.nodes.processes(0).items() if "JobSupervisor" in command])
         elif fault == "worker":
             self._mending.join()
