@@ -129,13 +129,16 @@ def stage_states(database: Path, run_id: str = "tiny") -> dict[str, str]:
 def start_and_kill_in(
     stage: str, arguments: list[str | Path], database: Path, timeout: float = 240, run_id: str = "tiny"
 ) -> None:
-    """Start the command in a process group of its own and `kill -9` the driver once `stage` is being built."""
+    """Start the command in a process group of its own and `kill -9` the driver once `stage` is being built.
+
+    A stage of a tenth of a second may be over before it is looked at; the driver is then killed in what follows.
+    """
     environment = {**os.environ, "ILLADA_DATABASE": f"sqlite:///{database}"}
     driver = subprocess.Popen(
         command(*arguments), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment
     )
     deadline = time.monotonic() + timeout
-    while stage_states(database, run_id).get(stage) != "running":
+    while stage_states(database, run_id).get(stage) not in ("running", "done", "reused"):
         assert driver.poll() is None, f"the driver ended before {stage}: {driver.communicate()[0]}"
         assert time.monotonic() < deadline, f"{stage} was not reached: {stage_states(database, run_id)}"
         time.sleep(0.02)
