@@ -179,7 +179,7 @@ class Bench:
                 assert process.poll() is None, f"ended before {stage}\n{self.log(run)}"
                 assert time.monotonic() < deadline, f"{stage} was not reached\n{self.log(run)}"
                 time.sleep(0.01)
-        time.sleep(0.1)  # into the work
+        time.sleep(0.02)  # into the work, of which some stages here have a tenth of a second
         return time.monotonic()
 
     def driver(self, run: str) -> int:
