@@ -21,7 +21,7 @@ from pipelines.sources.base import SourceUnavailable, WebPage, archive_pages
 from pipelines.sources.environment import collect_sources
 from pipelines.sources.files import check_files, list_files
 
-ACQUIRE_VERSION = 1
+ACQUIRE_VERSION = 2
 
 _PACKAGE = re.compile(r"[a-z0-9][a-z0-9+.-]+")
 

@@ -24,8 +24,9 @@ from pipelines.inputs import checksum, plan_units, read_inventory
 from pipelines.pool import Results, Unit, run_units
 from pipelines.shared import Reference, fetch
 
-CURATE_VERSION = 1
+CURATE_VERSION = 2
 
+_CARRIED = ("url", "source", "language", "language_score", "title", "date")
 _REJECTED = pa.schema(
     [(name, pa.string()) for name in ("id", "url", "source", "language", "step", "reason")]
     + [("text", pa.large_string())]
@@ -96,7 +97,7 @@ class CurateWorker:
             text = TextDocument(
                 text=document.text,
                 id=document.id,
-                **{key: document.metadata[key] for key in ("url", "source", "language", "language_score", "title")},
+                **{key: document.metadata[key] for key in _CARRIED},
             )
             languages.add(text.language, text.bytes)
             sources.add(text.source, text.bytes)

@@ -28,6 +28,8 @@ SCHEMA = pa.schema(
         ("language", pa.string()),
         ("language_score", pa.float64()),
         ("title", pa.string()),
+        ("date", pa.string()),
+        ("quality", pa.float64()),
     ]
 )
 ROW_GROUP = 1000
@@ -36,7 +38,11 @@ ROW_GROUP = 1000
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class TextDocument:
-    """One text. `id` is 32 hexadecimal digits, `language` an ISO 639 code or "python"; `title` may be empty."""
+    """One text. `id` is 32 hexadecimal digits, `language` an ISO 639 code or "python"; `title` may be empty.
+
+    `date` is when the text was fetched (ISO 8601), empty where nobody says; `quality` is a classifier's score in
+    [0, 1], 0 where there is none.
+    """
 
     text: str
     id: str
@@ -45,6 +51,8 @@ class TextDocument:
     language: str
     language_score: float
     title: str = ""
+    date: str = ""
+    quality: float = 0.0
 
     @property
     def bytes(self) -> int:

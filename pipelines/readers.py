@@ -29,8 +29,8 @@ _HTML_SIGNS = (b"<!doctype html", b"<html", b"<head", b"<body")
 class Reader(PipelineStep):
     """Yields the documents of one unit in order; what cannot be read is counted and named.
 
-    Metadata: url, source, language, language_score, title, and `kind`: "html" (a page to extract text from), "text"
-    or "code".
+    Metadata: url, source, language, language_score, title, date, and `kind`: "html" (a page to extract text from),
+    "text" or "code".
     """
 
     type = "📖 - READER"
@@ -113,6 +113,7 @@ class Reader(PipelineStep):
             "language": "",
             "language_score": 0.0,
             "title": "",
+            "date": "",
             "kind": kind,
         }
         return Document(text=text, id=document_id(self._source, *identity), metadata=metadata)

@@ -33,7 +33,7 @@ NO_URLS = Curate(url_filter=False)
 
 
 def document(text: str, kind: str = "text", url: str = "https://example.org/x", number: int = 0) -> Document:
-    metadata = {"url": url, "source": "s", "language": "", "language_score": 0.0, "title": "", "kind": kind}
+    metadata = {"url": url, "source": "s", "language": "", "language_score": 0.0, "title": "", "date": "", "kind": kind}
     return Document(text=text, id=f"{number:032x}", metadata=metadata)
 
 
