@@ -29,7 +29,7 @@ def decode(payload: bytes, charset: str = "") -> str:
     return text.encode(errors="replace").decode()
 
 
-def extractor(method: Literal["trafilatura", "resiliparse"]) -> Callable[[str], tuple[str, str]]:
+def extractor(method: Literal["exact", "fast"]) -> Callable[[str], tuple[str, str]]:
     """A function from HTML to (main text, title), either of which may be empty. Loads its library now."""
     from resiliparse.extract.html2text import extract_plain_text
     from resiliparse.parse.html import HTMLTree
@@ -42,7 +42,7 @@ def extractor(method: Literal["trafilatura", "resiliparse"]) -> Callable[[str], 
         title = title_of(tree)
         return extract_plain_text(tree, main_content=True, list_bullets=False, alt_texts=False), title
 
-    if method == "resiliparse":
+    if method == "fast":
         return with_resiliparse
 
     from trafilatura import extract

@@ -9,9 +9,8 @@ from __future__ import annotations
 
 import functools
 from abc import abstractmethod
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Literal
 
 from datatrove.data import Document
 from datatrove.pipeline.base import PipelineStep
@@ -19,7 +18,7 @@ from datatrove.pipeline.filters import C4QualityFilter, FineWebQualityFilter, Go
 from datatrove.pipeline.filters.base_filter import BaseFilter
 
 from illada.config import Curate
-from pipelines.extraction import extractor
+from pipelines.extract import Extract
 from pipelines.languages import function_words, identify_language
 from pipelines.recorder import FAILED, Sink
 from pipelines.repetition import FastRepetitionFilter
@@ -67,32 +66,6 @@ def build_chain(config: Curate, block_lists: Sequence[Path]) -> list[tuple[Pipel
     }
     sinks = [Sink(name) for name in step_names(config)]
     return [(makers[sink.step](sink), sink) for sink in sinks]
-
-
-class Extract(PipelineStep):
-    """Replaces the HTML of a page by its main text. A page without any is dropped; one that breaks the parser fails."""
-
-    type = "🛢 - EXTRAC"
-    name = "main text"
-
-    def __init__(self, method: Literal["trafilatura", "resiliparse"], sink: Sink) -> None:
-        super().__init__()
-        self._extract, self._sink = extractor(method), sink
-
-    def run(self, data: Iterator[Document], rank: int = 0, world_size: int = 1) -> Iterator[Document]:
-        """Pages as text; documents that are text already as they are."""
-        for document in data:
-            if document.metadata["kind"] == "html":
-                try:
-                    document.text, document.metadata["title"] = self._extract(document.text)
-                except Exception as error:  # counted and named: one page must not stop a crawl
-                    document.metadata[FAILED] = f"{type(error).__name__}: {error}"
-                if FAILED in document.metadata or not document.text.strip():
-                    document.metadata["filter_reason"] = "no_text"
-                    self._sink.write(document)
-                    continue
-                document.metadata["kind"] = "text"
-            yield document
 
 
 class _Prose(BaseFilter):

@@ -98,7 +98,7 @@ Source = Annotated[WebDocs | PythonCode | WarcFiles | TextFiles, Field(discrimin
 class Curate(Config):
     """Extraction and quality filters (Gopher, arXiv 2112.11446; C4, arXiv 1910.10683; FineWeb, arXiv 2406.17557)."""
 
-    extraction: Literal["trafilatura", "resiliparse"] = "resiliparse"
+    extraction: Literal["exact", "fast"] = "fast"
     languages: tuple[str, ...] = ("en", "fr", "de", "es", "it", "pt", "nl", "ru")
     language_threshold: float = Field(default=0.65, ge=0, le=1)
     url_filter: bool = True

@@ -34,7 +34,7 @@ def test_any_bytes_give_text_that_can_be_stored() -> None:
             decode(payload, charset).encode()
 
 
-@pytest.mark.parametrize("method", ["resiliparse", "trafilatura"])
+@pytest.mark.parametrize("method", ["fast", "exact"])
 def test_main_text_and_title(method: str) -> None:
     extract = extractor(method)  # type: ignore[arg-type]
     paragraphs = prose("en", 3)
@@ -45,14 +45,14 @@ def test_main_text_and_title(method: str) -> None:
     assert "About" not in text
 
 
-@pytest.mark.parametrize("method", ["resiliparse", "trafilatura"])
+@pytest.mark.parametrize("method", ["fast", "exact"])
 def test_text_does_not_depend_on_the_pages_before(method: str) -> None:
     extract = extractor(method)  # type: ignore[arg-type]
     html = page(prose("en", 4), "Title").decode()
     assert {extract(html) for _ in range(5)} == {extract(html)}
 
 
-@pytest.mark.parametrize("method", ["resiliparse", "trafilatura"])
+@pytest.mark.parametrize("method", ["fast", "exact"])
 def test_pages_without_text(method: str) -> None:
     extract = extractor(method)  # type: ignore[arg-type]
     for html in ("", "<html></html>", "<!-- -->", "<html><body><script>x()</script></body></html>", "\0"):

@@ -164,7 +164,7 @@ def test_a_document_that_breaks_a_filter_fails_alone(monkeypatch: pytest.MonkeyP
         return True
 
     monkeypatch.setattr(C4QualityFilter, "filter", fragile)
-    monkeypatch.setattr("pipelines.filters.extractor", lambda method: _fragile_extractor)
+    monkeypatch.setattr("pipelines.extract.extractor", lambda method: _fragile_extractor)
     texts = ["\n".join(prose("en", seed, 15)) for seed in range(8)]
     kept, recorder = run(NO_URLS, [document(text, number=number) for number, text in enumerate(texts)])
     broken = sum("chestnut" in text for text in texts)
