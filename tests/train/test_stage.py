@@ -104,7 +104,8 @@ def test_trained_and_published(reference: Path, shards: Path, tmp_path: Path) ->
 def test_interrupted_and_resumed(reference: Path, shards: Path, tmp_path: Path) -> None:
     with pytest.raises(StageInterrupted):
         run_stage(tmp_path, shards, placement(2), progress=Watching(11, interrupt))
-    assert not rank_processes(tmp_path / "work")
+    _, alive = psutil.wait_procs(rank_processes(tmp_path / "work").values(), timeout=30)
+    assert not alive
     deadline = time.monotonic() + 30
     while ray.available_resources().get("CPU") != 4:  # nothing stays reserved
         assert time.monotonic() < deadline
