@@ -24,7 +24,7 @@ from illada.config.placement import DataPlacement, Placement, TrainPlacement
 from illada.config.refresh import RefreshConfig
 from illada.config.release import GATES, GateName, Gates, Release, Threshold
 from illada.config.release_run import Checkpoint, ReleaseConfig
-from illada.config.training import Objective, Optimizer, Schedule, Training
+from illada.config.training import Drop, Objective, Optimizer, Schedule, Training
 from illada.config.workflow import RunConfig, WorkflowConfig
 
 __all__ = [
@@ -38,6 +38,7 @@ __all__ = [
     "DataPlacement",
     "Decontaminate",
     "Deduplicate",
+    "Drop",
     "Evaluate",
     "GATES",
     "GateName",

@@ -31,12 +31,23 @@ class Optimizer(Config):
     clip: float = Field(default=1.0, gt=0)
 
 
+class Drop(Config):
+    """The constant rate is `rate` once a fraction `after` of all steps is done."""
+
+    after: float = Field(gt=0, lt=1)
+    rate: float = Field(gt=0)
+
+
 class Schedule(Config):
-    """Linear warmup from 0 to `peak`, constant, then decay to `minimum` over the last `decay_fraction` of all steps."""
+    """Linear warmup from 0 to `peak`, constant, then decay to `minimum` over the last `decay_fraction` of all steps.
+
+    `drops` lower the constant rate in stages (LLaDA, arXiv 2502.09992); the decay starts from where the last one left.
+    """
 
     peak: float = Field(gt=0)
     minimum: float = Field(ge=0)
     warmup_steps: int = Field(ge=0)
+    drops: tuple[Drop, ...] = ()
     decay: Literal["cosine", "linear"]
     decay_fraction: float = Field(ge=0, le=1)
 
@@ -44,6 +55,14 @@ class Schedule(Config):
     def _ordered(self) -> Self:
         if self.minimum > self.peak:
             raise ValueError(f"minimum learning rate {self.minimum} is above the peak {self.peak}")
+        rate, after = self.peak, 0.0
+        for drop in self.drops:
+            if not (self.minimum <= drop.rate < rate and after < drop.after < 1 - self.decay_fraction):
+                raise ValueError(
+                    f"drops go down from the peak {self.peak}, one after the other, before the decay begins at "
+                    f"{1 - self.decay_fraction:.6g} of all steps: {drop.rate} after {drop.after} does not"
+                )
+            rate, after = drop.rate, drop.after
         return self
 
 

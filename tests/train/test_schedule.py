@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from illada.config import Schedule
+from illada.config import Drop, Schedule
 from illada.train.schedule import learning_rate
 
 COSINE = Schedule(peak=1.0, minimum=0.1, warmup_steps=4, decay="cosine", decay_fraction=0.4)
@@ -22,6 +22,29 @@ def test_cosine_at_exact_points() -> None:
 def test_linear_at_exact_points() -> None:
     linear = COSINE.model_copy(update={"decay": "linear"})
     assert [learning_rate(linear, step, 10) for step in (5, 6, 7, 8, 9)] == pytest.approx([1, 0.775, 0.55, 0.325, 0.1])
+
+
+def test_stages_of_llada() -> None:
+    """4e-4 to 1.2 T of 2.3 T tokens, 1e-4 to 2.0 T, then linear to 1e-5; here a step is a thousandth of a T."""
+    staged = Schedule(
+        peak=4e-4, minimum=1e-5, warmup_steps=2, drops=(Drop(after=1.2 / 2.3, rate=1e-4),), decay="linear",
+        decay_fraction=0.3 / 2.3,
+    )  # fmt: skip
+    rates = [learning_rate(staged, step, 2300) for step in range(2300)]
+    assert rates[0] == 2e-4
+    assert set(rates[1:1200]) == {4e-4} and set(rates[1200:2000]) == {1e-4}
+    assert rates[2149] == pytest.approx((1e-4 + 1e-5) / 2)
+    assert rates[2299] == pytest.approx(1e-5, rel=1e-12)
+
+
+@pytest.mark.parametrize(
+    "drops",
+    [((0.5, 1.0),), ((0.5, 0.01),), ((0.6, 0.5),), ((0.2, 0.5), (0.1, 0.4)), ((0.2, 0.5), (0.3, 0.5))],
+)
+def test_drops_that_do_not_go_down_are_refused(drops: tuple[tuple[float, float], ...]) -> None:
+    stages = tuple({"after": after, "rate": rate} for after, rate in drops)
+    with pytest.raises(ValueError, match="drops go down from the peak"):
+        Schedule.model_validate({**COSINE.model_dump(), "drops": stages})
 
 
 def test_no_warmup_and_no_decay() -> None:
