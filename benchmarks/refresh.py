@@ -28,7 +28,7 @@ from pipelines.index import SignatureIndex, contains, key_config, open_index, so
 from pipelines.ledger import Ledger, Results, Unit, mark
 from pipelines.pool import Worker
 
-CONFIG = Deduplicate(format_pii=False)
+CONFIG = Deduplicate()
 
 
 def main() -> None:

@@ -1,8 +1,8 @@
 """Stage `curate`: acquired sources become documents worth training on.
 
-Pages are read, reduced to their main text, and filtered by URL, language and quality in a chain of datatrove blocks
-that runs inside the actor pool, one file (or range of rows) at a time. Output: `documents/*.parquet`, a sample of what
-was rejected with reasons in `rejected/*.parquet`, and the funnel as statistics.
+Pages are read, reduced to their main text, filtered by URL, language and quality, and rid of personal data in a chain
+of datatrove blocks that runs inside the actor pool, one file (or range of rows) at a time. Output:
+`documents/*.parquet`, a sample of what was rejected with reasons in `rejected/*.parquet`, the funnel as statistics.
 """
 
 from __future__ import annotations
@@ -17,14 +17,15 @@ import pyarrow.parquet as pq
 
 from illada.artifacts import Artifact, ArtifactError, Attempt, Progress, atomic_path
 from illada.artifacts.folder import is_url
-from illada.config import Curate, DataPlacement
+from illada.config import Curate, DataPlacement, Privacy
 from pipelines.documents import TextDocument, write_documents
 from pipelines.funnel import MAX_DAMAGED, Tally, main_losses, merge
 from pipelines.inputs import checksum, plan_units, read_inventory
 from pipelines.pool import Results, Unit, run_units
+from pipelines.privacy.redact import add_found
 from pipelines.shared import Reference, fetch
 
-CURATE_VERSION = 2
+CURATE_VERSION = 3
 
 _CARRIED = ("url", "source", "language", "language_score", "title", "date")
 _REJECTED = pa.schema(
@@ -40,11 +41,12 @@ def curate(
     placement: DataPlacement,
     progress: Progress,
     *,
+    privacy: Privacy | None = None,
     may_be_empty: bool = False,
 ) -> dict[str, Any]:
-    """Build the curated documents of `sources`, in their order.
+    """Build the curated documents of `sources`, in their order; without `privacy` nobody looks for personal data.
 
-    Returns statistics: funnel, languages, sources, damaged.
+    Returns statistics: funnel, languages, sources, damaged, privacy (kind: documents and occurrences).
 
     Raises:
         ValueError: nothing is left after filtering (unless it `may_be_empty`), or a source's file changed since it was
@@ -57,7 +59,7 @@ def curate(
         from pipelines.urls import share_block_lists
 
         lists = share_block_lists(attempt.scratch / "block-lists", attempt.work)
-    factory = functools.partial(CurateWorker, config, lists)
+    factory = functools.partial(CurateWorker, config, privacy, lists)
     results = run_units(units, factory, attempt.work / "units", placement, progress, "MB")
     statistics = _statistics(results)
     if not statistics["languages"] and not may_be_empty:
@@ -75,12 +77,19 @@ def curate(
 class CurateWorker:
     """Runs the filter chain on one unit after another. Imports datatrove and loads its models on construction."""
 
-    def __init__(self, config: Curate, block_lists: Sequence[Reference]) -> None:
+    def __init__(self, config: Curate, privacy: Privacy | None, block_lists: Sequence[Reference]) -> None:
         from pipelines.filters import build_chain
+        from pipelines.privacy.step import PrivacyFilter
         from pipelines.readers import READ
+        from pipelines.recorder import Sink
 
         self._config = config
         self._chain = build_chain(config, [fetch(file) for file in block_lists])
+        self._privacy = None
+        if privacy is not None:
+            sink = Sink("privacy")
+            self._privacy = PrivacyFilter(privacy, sink)
+            self._chain.append((self._privacy, sink))
         self._steps = [READ, *(sink.step for _, sink in self._chain)]
         self._checked: set[str] = set()
 
@@ -112,6 +121,7 @@ class CurateWorker:
             "languages": languages.rows(),
             "sources": sources.rows(),
             "damaged": recorder.damaged,
+            "privacy": self._privacy.found if self._privacy else {},
         }
 
     def _unchanged(self, payload: Mapping[str, Any]) -> Path:
@@ -144,4 +154,5 @@ def _statistics(results: Results) -> dict[str, Any]:
         "languages": languages.rows(),
         "sources": sources.rows(),
         "damaged": damaged,
+        "privacy": add_found(result.statistics["privacy"] for result in results),
     }

@@ -1,4 +1,4 @@
-"""Stage `deduplicate`: of equal and of nearly equal documents the first is kept; then personal data is replaced.
+"""Stage `deduplicate`: of equal and of nearly equal documents the first is kept.
 
 The actor pool computes hashes and signatures of the curated files; one process finds duplicates over all of them; the
 pool writes what is left, in the order it came, into files of even size.
@@ -15,7 +15,7 @@ import functools
 import hashlib
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -38,7 +38,7 @@ from pipelines.known import Lookups
 from pipelines.pool import ActorPool, Results, Unit
 from pipelines.shared import fetch, load_array, share_array
 
-DEDUPLICATE_VERSION = 1
+DEDUPLICATE_VERSION = 2
 
 FILE_BYTES = 64 * 2**20
 """About how much text an output file holds at most."""
@@ -62,7 +62,7 @@ def deduplicate(
     progress: Progress,
     index: SignatureIndex | None = None,
 ) -> dict[str, Any]:
-    """Build the documents of `curated` without duplicates and personal data.
+    """Build the documents of `curated` without duplicates.
 
     With an `index` (of no segments for a new corpus), also without what it knows; the output then has its successor.
 
@@ -138,26 +138,15 @@ class DeduplicateWorker:
 
     def _write(self, unit: Unit, output: Path) -> dict[str, Any]:
         languages, sources = Tally(), Tally()
-        changed = 0
 
-        def clean() -> Iterator[TextDocument]:
-            nonlocal changed
+        def counted() -> Iterator[TextDocument]:
             for document in _kept_documents(unit.payload):
-                text = self._format(document)
-                changed += text != document
-                languages.add(text.language, text.bytes)
-                sources.add(text.source, text.bytes)
-                yield text
+                languages.add(document.language, document.bytes)
+                sources.add(document.source, document.bytes)
+                yield document
 
-        count = write_documents(output / "documents.parquet", clean())
-        return {"documents": count, "changed": changed, "languages": languages.rows(), "sources": sources.rows()}
-
-    def _format(self, document: TextDocument) -> TextDocument:
-        if not self._config.format_pii:
-            return document
-        from pipelines.pii import format_pii
-
-        return replace(document, text=format_pii(document.text), title=format_pii(document.title))
+        count = write_documents(output / "documents.parquet", counted())
+        return {"documents": count, "languages": languages.rows(), "sources": sources.rows()}
 
 
 def _sign_units(files: Sequence[DocumentFile], rows: Sequence[int]) -> list[Unit]:
@@ -262,7 +251,7 @@ def _statistics(sizes: npt.NDArray[np.int64], fates: Fates, written: Results) ->
     for result in written:
         languages.update(result.statistics["languages"])
         sources.update(result.statistics["sources"])
-    funnel = Funnel(["exact", "near", "pii"])
+    funnel = Funnel(["exact", "near"])
     before = np.ones_like(fates.kept)
     for step, reasons in (
         ("exact", (("duplicate", fates.first), ("known_duplicate", fates.unique))),
@@ -274,13 +263,9 @@ def _statistics(sizes: npt.NDArray[np.int64], fates: Fates, written: Results) ->
                 funnel.drop(step, reason, lost)
             before = after
         funnel.keep(step, int(sizes[before].sum()), int(before.sum()))
-    funnel.read("pii", int(sizes[before].sum()), int(before.sum()))
-    for row in languages.rows().values():
-        funnel.keep("pii", row["bytes"], row["documents"])
     return {
         "funnel": funnel.rows(),
         "languages": languages.rows(),
         "sources": sources.rows(),
         "damaged": [],
-        "pii_documents": sum(result.statistics["changed"] for result in written),
     }

@@ -34,7 +34,7 @@ from workflows.publish import (
     report_contamination,
 )
 from workflows.registry import Workflow
-from workflows.texts import texts_from_corpus, texts_from_sources
+from workflows.texts import curate_config, texts_from_corpus, texts_from_sources
 
 
 def check(config: WorkflowConfig) -> None:
@@ -57,7 +57,7 @@ def stage_configs(config: WorkflowConfig) -> dict[str, dict[str, Any]]:
     if data.corpus is None:
         made = {
             **{f"acquire-{source.name}": source.identity() for source in data.sources},
-            "curate": data.curate.identity(),
+            "curate": curate_config(data),
             "deduplicate": data.deduplicate.identity(),
             "tokenizer": data.tokenizer.identity(),
             "tokenize": data.tokenize.identity(),

@@ -36,6 +36,7 @@ from pipelines.take import TAKE_VERSION, take, taking_identity
 from pipelines.tokenize import TOKENIZE_VERSION, tokenize_documents
 from pipelines.tokenizer import TOKENIZER_VERSION, build_tokenizer
 from workflows.registry import Workflow
+from workflows.texts import curate_config
 
 Build = Callable[[Attempt, Progress], Mapping[str, Any]]
 _LISTED = ("name", "url", "bytes", "version")
@@ -54,7 +55,7 @@ def stage_configs(config: RefreshConfig) -> dict[str, dict[str, Any]]:
     return {
         "discover": {"corpus": config.corpus, "sources": [source.identity() for source in config.sources]},
         **{f"acquire-{source.name}": source.taking() for source in config.sources},
-        "curate": config.curate.identity(),
+        "curate": curate_config(config),
         "deduplicate": {**config.deduplicate.identity(), "index": INDEX_VERSION},
         "tokenizer": config.tokenizer.identity(),
         "tokenize": config.tokenize.identity(),
@@ -122,7 +123,9 @@ def _next(
         CURATE_VERSION,
         configs["curate"],
         {name: source.content for name, source in acquired.items()},
-        lambda attempt, progress: curate(config.curate, acquired, attempt, place, progress, may_be_empty=growing),
+        lambda attempt, progress: curate(
+            config.curate, acquired, attempt, place, progress, privacy=config.privacy, may_be_empty=growing
+        ),
         place.identity(),
     )
     indexed = {} if previous is None else {"index": previous.built("deduplicate").fingerprint}

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 from illada.artifacts import Artifact, by_name
-from illada.config import ConfigError, CorpusSnapshot, WorkflowConfig
+from illada.config import ConfigError, CorpusSnapshot, DataConfig, RefreshConfig, WorkflowConfig
 from illada.data.corpora import open_snapshot
 from illada.data.snapshots import STAGE, Snapshot
 from illada.durable.engine import StageRunner
@@ -51,6 +52,11 @@ class Texts:
         return {"documents": documents.fingerprint, **tokenizer}
 
 
+def curate_config(data: DataConfig | RefreshConfig) -> dict[str, Any]:
+    """The configuration of stage `curate`."""
+    return {**data.curate.identity(), "privacy": data.privacy and data.privacy.identity()}
+
+
 def texts_from_sources(run: StageRunner, config: WorkflowConfig) -> Texts:
     """The stages from `acquire-*` to `tokenize`."""
     data, place = config.data, config.placement.data
@@ -63,9 +69,9 @@ def texts_from_sources(run: StageRunner, config: WorkflowConfig) -> Texts:
     curated = run.stage(
         "curate",
         CURATE_VERSION,
-        data.curate.identity(),
+        curate_config(data),
         {name: source.content for name, source in sources.items()},
-        lambda attempt, progress: curate(data.curate, sources, attempt, place, progress),
+        lambda attempt, progress: curate(data.curate, sources, attempt, place, progress, privacy=data.privacy),
         place.identity(),
     )
     documents = run.stage(

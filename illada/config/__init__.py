@@ -21,6 +21,7 @@ from illada.config.evaluation import Evaluate, Generate
 from illada.config.load import apply_overrides, dump_config, load_config, parse_config, read_config
 from illada.config.model import ModelConfig
 from illada.config.placement import DataPlacement, Placement, TrainPlacement
+from illada.config.privacy import Privacy
 from illada.config.refresh import RefreshConfig
 from illada.config.release import GATES, GateName, Gates, Release, Threshold
 from illada.config.release_run import Checkpoint, ReleaseConfig
@@ -49,6 +50,7 @@ __all__ = [
     "Optimizer",
     "Pairs",
     "Placement",
+    "Privacy",
     "PythonCode",
     "RefreshConfig",
     "Release",

@@ -15,6 +15,7 @@ from pydantic import (
 )
 
 from illada.config.base import Config
+from illada.config.privacy import Privacy
 
 SourceName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$")]  # becomes part of a folder's name
 
@@ -112,13 +113,12 @@ class Curate(Config):
 
 
 class Deduplicate(Config):
-    """Exact and MinHash-LSH near-duplicate removal (bands x rows over word shingles), then PII formatting."""
+    """Exact and MinHash-LSH near-duplicate removal (bands x rows over word shingles)."""
 
     ngram: int = Field(default=5, gt=0)
     bands: int = Field(default=14, gt=0)
     rows: int = Field(default=8, gt=0)
     seed: int = 1
-    format_pii: bool = True
 
 
 class Benchmark(Config):
@@ -188,6 +188,7 @@ class DataConfig(Config):
     corpus: CorpusSnapshot | None = None
     sources: tuple[Source, ...] = ()
     curate: Curate = Curate()
+    privacy: Privacy | None = Privacy()
     deduplicate: Deduplicate = Deduplicate()
     decontaminate: Decontaminate = Decontaminate()
     tokenizer: Tokenizer
@@ -232,5 +233,5 @@ class DataConfig(Config):
         return self
 
 
-_MAKING = ("sources", "curate", "deduplicate", "tokenize")
+_MAKING = ("sources", "curate", "privacy", "deduplicate", "tokenize")
 """Sections that say how a corpus is made."""

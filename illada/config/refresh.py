@@ -8,6 +8,7 @@ from pydantic import Field, model_validator
 
 from illada.config.base import Config
 from illada.config.data import CorpusName, Curate, Deduplicate, SourceName, Tokenize, Tokenizer
+from illada.config.privacy import Privacy
 from illada.config.workflow import RunConfig
 
 
@@ -67,13 +68,15 @@ GrowingSource = Annotated[Listing | GrowingFolder | HubDataset, Field(discrimina
 class RefreshConfig(RunConfig):
     """Find what is new in the sources of `corpus` and publish its next snapshot.
 
-    `deduplicate`, `tokenizer` and `tokenize` belong to the corpus: its first snapshot fixes them. `curate` may change.
+    `deduplicate`, `tokenizer` and `tokenize` belong to the corpus: its first snapshot fixes them. `curate` and
+    `privacy` may change.
     """
 
     workflow: Literal["refresh"] = "refresh"
     corpus: CorpusName
     sources: tuple[GrowingSource, ...] = Field(min_length=1)
     curate: Curate = Curate()
+    privacy: Privacy | None = Privacy()
     deduplicate: Deduplicate = Deduplicate()
     tokenizer: Tokenizer
     tokenize: Tokenize = Tokenize()

@@ -60,7 +60,7 @@ def write_card(
         tokens=_tokens(stages),
         languages=_by_size(_tokens(stages)["languages"]),
         funnel=[_step(step) for step in _funnel(chain)],
-        personal_data=stages["deduplicate"].record["config"]["format_pii"],
+        privacy=_privacy(chain),
         tokenizer=stages["tokenizer"].statistics,
         pairs=stages["pairs"].statistics if "pairs" in stages else None,
         trainings=[_training(stages[name]) for name in ("pretrain", "sft", "checkpoint") if name in stages],
@@ -144,6 +144,18 @@ def _funnel(chain: Sequence[Artifact]) -> list[dict[str, Any]]:
 def _step(step: Mapping[str, Any]) -> dict[str, Any]:
     losses = {**step["dropped"], **step["failed"]}
     return {**step, "losses": sorted(losses.items(), key=lambda item: (-item[1], item[0]))}
+
+
+def _privacy(chain: Sequence[Artifact]) -> list[dict[str, Any]]:
+    """What was looked for of personal data and secrets, what was done with it and how much there was."""
+    rows: dict[tuple[str, str], dict[str, Any]] = {}
+    for curated in (artifact for artifact in chain if artifact.stage == "curate"):
+        for kind, found in curated.statistics.get("privacy", {}).items():
+            action = curated.record["config"]["privacy"][kind]
+            row = rows.setdefault((kind, action), {"kind": kind, "action": action, **dict.fromkeys(found, 0)})
+            for name, count in found.items():
+                row[name] += count
+    return list(rows.values())
 
 
 def _training(artifact: Artifact) -> dict[str, Any]:

@@ -6,14 +6,12 @@ import numpy as np
 import pytest
 import xxhash
 from datatrove.pipeline.dedup.minhash import MinhashConfig, MinhashDedupSignature
-from datatrove.pipeline.formatters import PIIFormatter
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from text_bench import SENTENCES, prose
 
 from illada.config import Deduplicate
 from pipelines.minhash import MinHasher, clusters, first_of_each
-from pipelines.pii import format_pii
 
 TEXTS = [
     *("\n".join(prose("en", seed)) for seed in range(5)),
@@ -97,29 +95,3 @@ def test_near_copies_share_a_band_and_other_texts_do_not() -> None:
     copy[250] = "altered"
     assert keys(original) & keys(copy)
     assert not keys(original) & keys(" ".join(SENTENCES["de"].split()).split())
-
-
-ADDRESSES = [
-    "Write to first.last@example.co.uk, or <a+b@c.org>; not to @decorated or a@b.",
-    "me@x.org you@x.org they@x.org and 8.8.8.8, 10.0.0.1, 1.1.1.1, 9.9.9.9, v1.2.3.4 999.8.8.8",
-    "user@[10.1.2.3:] mailto:x@y.zz?subject=@@ x@y@z.org  name@host..org -a-b-c@d-e.f",
-    "no address at all",
-    "\n".join(prose("en", 1)),
-]
-
-
-@pytest.mark.parametrize("text", ADDRESSES)
-def test_personal_data_as_datatrove_replaces_it(text: str) -> None:
-    assert format_pii(text) == PIIFormatter().format(text)
-    assert format_pii(text) == format_pii(text), "no state is carried from one document to the next"
-
-
-@settings(max_examples=300)
-@given(st.text(alphabet="a1.@-+[]: \n\u00a0é", max_size=40))
-def test_personal_data_in_noise(text: str) -> None:
-    assert format_pii(text) == PIIFormatter().format(text)
-
-
-def test_long_runs_do_not_take_quadratic_time() -> None:
-    text = "a-" * 200_000 + " x@example.net"
-    assert format_pii(text) == "a-" * 200_000 + " email@example.com"

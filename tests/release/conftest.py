@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from illada.artifacts import Artifact, NoProgress, StageIdentity, Store, sha256_file, write_json, write_text
-from illada.config import Deduplicate, Gates, Objective, Optimizer, Release, Schedule, Threshold, Training
+from illada.config import Deduplicate, Gates, Objective, Optimizer, Privacy, Release, Schedule, Threshold, Training
 from illada.release.build import build_release
 from illada.release.export import export_model
 from illada.release.facts import check_gates
@@ -97,7 +97,9 @@ def build_chain(root: Path, model: TinyModel) -> Chain:
     }
     documents = {"funnel": [funnel], "languages": {"en": counted}, "sources": {"web": counted}, "damaged": []}
     sources = {"web": web.content, "code": code.content}
-    curated = chain.add("curate", documents, sources)
+    found = {"emails": {"documents": 12, "occurrences": 34}, "secrets": {"documents": 1, "occurrences": 1}}
+    privacy = {"privacy": Privacy(secrets="drop").identity()}
+    curated = chain.add("curate", {**documents, "privacy": found}, sources, privacy)
     unique = chain.add("deduplicate", documents, {"curated": curated.fingerprint}, Deduplicate().identity())
     tokenizer = chain.add(
         "tokenizer",

@@ -40,6 +40,7 @@ def test_head_is_yaml_that_hubs_read(card: str) -> None:
         "| web | debian | GPL \\| others | 2 | 7 B |",
         "| python | 2 | 900.0 kB | 300,000 |",
         "| extraction\\|language | 1,000 | 900 | 90.0% | 1.2 MB | language 90, short 8, damaged 2 |",
+        "| emails | replaced | 12 | 34 |\n| secrets | document dropped | 1 | 1 |\n",
         "| window / global batch | 64 tokens / 4 windows | 64 tokens / 4 windows |\n",
         "| final training loss | 5.4321 | - |\n",
         "| before SFT | 5.5000 ± 0.0500 | 2.2000 ± 0.0200 | 3.1740 | 48 x 4 |",

@@ -159,7 +159,6 @@ class _Run:
         steps = [
             ("exact", 4454, {"duplicate": 187}, {}),
             ("minhash", 4267, {"near duplicate": 391}, {}),
-            ("pii", 3876, {}, {}),
         ]
         return {"funnel": _funnel(steps, 31e6), "damaged": [], **self.mixes(0)}
 
