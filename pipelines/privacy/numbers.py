@@ -117,15 +117,16 @@ def _phone(text: str, start: int, end: int) -> Span | None:
 
 
 def _groups(text: str, start: int, end: int) -> list[Span]:
-    """The groups of digits from `start` on that are one number, of at most `_MOST` digits."""
+    """The groups of digits from `start` on that are one number, of at most `_MOST` digits behind a prefix 00."""
     whole = _GROUPS.match(text, start, min(end, start + _WRITTEN))
+    assert whole, "a run begins with a digit"
+    most = _MOST + 2 * whole[0].startswith("00")
     groups: list[Span] = []
-    count = 0
-    for group in _DIGITS.finditer(whole[0]) if whole else ():
-        count += len(group[0])
-        if count > _MOST + 2 * whole[0].startswith("00"):
+    for group in _DIGITS.finditer(text, *whole.span()):
+        most -= len(group[0])
+        if most < 0:
             break
-        groups.append((start + group.start(), start + group.end()))
+        groups.append(group.span())
     return groups
 
 

@@ -42,7 +42,7 @@ def redact(text: str, kinds: Iterable[str]) -> tuple[str, Counter[str]]:
     page = Page.of(text)
     wanted = set(kinds)
     finds: list[tuple[int, int, str]] = []
-    taken = b""
+    taken = bytearray()
     for kind, finder in FINDERS.items():
         if kind not in wanted:
             continue

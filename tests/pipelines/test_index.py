@@ -250,7 +250,7 @@ def test_the_stage_keeps_of_new_documents_what_it_would_keep_of_all(bench: Bench
     second = run("new", new, open_index(first, bench.store))
     assert ids(first) + ids(second) == ids(everything)
     assert ids(second) == [document.id for document in new[:6]]
-    exact, close, _ = second.statistics["funnel"]
+    exact, close = second.statistics["funnel"]
     assert exact["dropped"] == {"known_duplicate": 2}
     assert close["dropped"] == {"known_near_duplicate": 3, "near_duplicate": 1}
     assert second.statistics["index"]["documents"] == 20
