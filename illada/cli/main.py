@@ -11,6 +11,7 @@ from rich.console import Console
 from illada.cli import (
     cancel,
     data,
+    decay,
     drive,
     fork,
     generate,
@@ -40,6 +41,7 @@ schedule.register(app)
 status.register(app)
 logs.register(app)
 cancel.register(app)
+decay.register(app)
 report.register(app)
 generate.register(app)
 plan.register(app)

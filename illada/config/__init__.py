@@ -25,7 +25,7 @@ from illada.config.privacy import Privacy
 from illada.config.refresh import RefreshConfig
 from illada.config.release import GATES, GateName, Gates, Release, Threshold
 from illada.config.release_run import Checkpoint, ReleaseConfig
-from illada.config.training import Drop, Objective, Optimizer, Schedule, Training
+from illada.config.training import Drop, Objective, Optimizer, Plateau, Schedule, Training
 from illada.config.workflow import RunConfig, WorkflowConfig
 
 __all__ = [
@@ -50,6 +50,7 @@ __all__ = [
     "Optimizer",
     "Pairs",
     "Placement",
+    "Plateau",
     "Privacy",
     "PythonCode",
     "RefreshConfig",

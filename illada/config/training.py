@@ -38,10 +38,23 @@ class Drop(Config):
     rate: float = Field(gt=0)
 
 
+class Plateau(Config):
+    """The loss counts as falling while each `window` of steps takes at least the fraction `fall` off it.
+
+    `false_alarm` is the probability, over the whole run, that it is said to have stopped while it falls just so.
+    """
+
+    window: int = Field(ge=20)
+    fall: float = Field(gt=0, lt=1)
+    false_alarm: float = Field(default=0.05, gt=0, lt=1)
+
+
 class Schedule(Config):
     """Linear warmup from 0 to `peak`, constant, then decay to `minimum` over the last `decay_fraction` of all steps.
 
     `drops` lower the constant rate in stages (LLaDA, arXiv 2502.09992); the decay starts from where the last one left.
+    With a `plateau` the decay begins when the loss stops falling (iLLaDA, arXiv 2606.25331), over as many steps, and
+    the run is as much shorter; at the latest it begins where it would without.
     """
 
     peak: float = Field(gt=0)
@@ -50,6 +63,7 @@ class Schedule(Config):
     drops: tuple[Drop, ...] = ()
     decay: Literal["cosine", "linear"]
     decay_fraction: float = Field(ge=0, le=1)
+    plateau: Plateau | None = None
 
     @model_validator(mode="after")
     def _ordered(self) -> Self:
@@ -63,6 +77,8 @@ class Schedule(Config):
                     f"{1 - self.decay_fraction:.6g} of all steps: {drop.rate} after {drop.after} does not"
                 )
             rate, after = drop.rate, drop.after
+        if self.plateau is not None and (self.drops or not 0 < self.decay_fraction < 1):
+            raise ValueError("a plateau begins the decay: it needs a decay_fraction between 0 and 1, and no drops")
         return self
 
 

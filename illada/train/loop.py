@@ -29,11 +29,11 @@ from illada.data.tokenizer import MASK_ID
 from illada.diffusion.masked import corrupt, weighted_loss
 from illada.model.megatron import build_module
 from illada.model.weights import initial_tensor, load_hf_weights
-from illada.train import checkpoint, state
+from illada.train import checkpoint, decay, state
 from illada.train.errors import DivergedError, RankError, RanksStoppedError
 from illada.train.events import append_event
 from illada.train.job import Job
-from illada.train.metrics import SUMS, MetricsLog, add_micro_batch, step_row
+from illada.train.metrics import METRICS, SUMS, MetricsLog, add_micro_batch, read_rows, step_row
 from illada.train.parallel import DTYPES, Wrapped, initialise_groups, wrap
 from illada.train.process import device
 from illada.train.schedule import learning_rate
@@ -64,50 +64,56 @@ def run(
 def _run(job: Job, stop: threading.Event, on_row: Callable[[Mapping[str, Any]], None], scratch: Path) -> None:
     initialise_groups(job.placement)
     loader = job.loader()
-    total_steps = job.total_steps(loader)
-    found = _find(job)
+    found, horizon = _find(job, decay.Horizon.planned(job.training, job.total_steps(loader)))
     wrapped = _build(job, loader, found)
     skips = int(found.stored.manifest.get("skips", 0)) if found.stored else 0
     fence = Fence(job.work, job.epoch)
-    stepper = _Stepper(job=job, loader=loader, wrapped=wrapped, total_steps=total_steps, stop=stop)
     first = dist.get_rank() == 0
     log = MetricsLog(job.work, found.step) if first else None
+    watch = decay.Watch(job.training, job.work, read_rows(job.work, METRICS)) if first else None
+    stepper = _Stepper(job=job, loader=loader, wrapped=wrapped, horizon=horizon, stop=stop, watch=watch)
     if first:
         layout = {name: getattr(job.placement, name) for name in ("tensor", "pipeline", "data", "micro_batch")}
         resumed = {"resumed_from": found.stored.name} if found.stored else {}
-        append_event(job.work, "start", step=found.step, total_steps=total_steps, epoch=job.epoch, **layout, **resumed)
+        append_event(
+            job.work, "start", step=found.step, total_steps=horizon.total_steps, epoch=job.epoch, **layout, **resumed
+        )
     gc.freeze()  # Megatron collects garbage at every checkpoint; modules and weights need not be looked at again
-    for step in range(found.step, total_steps):
+    step = found.step
+    while step < stepper.horizon.total_steps:
         if first and (data := loader.moved(step)) is not None:
             append_event(job.work, "move", step=step, data=data)
         row = stepper.step(step)
         skips = skips + 1 if row.get("skipped") else 0
-        if log is not None:
+        horizon = stepper.horizon
+        if log is not None and watch is not None:
             fence.check()
             _record(job, log, row)
-            on_row(row)
+            watch.add(row)
+            on_row({**row, "total_steps": horizon.total_steps})
         if skips == MOST_SKIPS:
             windows = loader.batch(step, 0, loader.global_batch).window_ids.tolist()
             raise DivergedError(
                 f"step {step + 1}: loss or gradient was not finite for {MOST_SKIPS} steps in a row; the last had "
                 f"windows {windows} of {job.shards}. Lower the learning rate or look at these windows"
             )
-        if (step + 1) % job.placement.checkpoint_steps == 0 or step + 1 == total_steps:
+        step += 1
+        if step % job.placement.checkpoint_steps == 0 or step == horizon.total_steps:
             if log is not None:
                 log.sync()
-            _save(job, loader, wrapped, step + 1, skips, scratch)
+            _save(job, loader, wrapped, step, {"skips": skips, **horizon.to_json()}, scratch)
     if first:
-        append_event(job.work, "done", step=total_steps)
+        append_event(job.work, "done", step=step)
 
 
-def _find(job: Job) -> checkpoint.Latest:
-    """The checkpoint to go on from, decided by rank 0."""
-    found: list[Any] = [None]
+def _find(job: Job, planned: decay.Horizon) -> tuple[checkpoint.Latest, decay.Horizon]:
+    """The checkpoint to go on from and the horizon of the stage, looked up by rank 0."""
+    found: list[Any] = [None, None]
     if dist.get_rank() == 0:
-        found[0] = checkpoint.find(job.work, job.epoch)
+        latest = checkpoint.find(job.work, job.epoch)
+        found = [latest, decay.horizon(job.work, latest.stored.manifest if latest.stored else None, planned)]
     dist.broadcast_object_list(found)
-    latest: checkpoint.Latest = found[0]
-    return latest
+    return found[0], found[1]
 
 
 def _build(job: Job, loader: Loader, found: checkpoint.Latest) -> Wrapped:
@@ -138,11 +144,13 @@ def _record(job: Job, log: MetricsLog, row: dict[str, Any]) -> None:
         append_event(job.work, "skipped", step=row["step"], loss=row["loss"], grad_norm=row["grad_norm"])
 
 
-def _save(job: Job, loader: Loader, wrapped: Wrapped, step: int, skips: int, scratch: Path) -> None:
+def _save(
+    job: Job, loader: Loader, wrapped: Wrapped, step: int, state_of_run: Mapping[str, Any], scratch: Path
+) -> None:
     started = time.perf_counter()
     manifest = {
         "step": step,
-        "skips": skips,
+        **state_of_run,
         "loader": loader.state(step),
         "model": job.model.identity(),
         "dtype": job.training.dtype,
@@ -172,8 +180,9 @@ class _Stepper:
     job: Job
     loader: Loader
     wrapped: Wrapped
-    total_steps: int
+    horizon: decay.Horizon
     stop: threading.Event
+    watch: decay.Watch | None
 
     def step(self, step: int) -> dict[str, Any]:
         """Make the update after `step` completed ones, or skip it; returns its metrics row, the same on all ranks."""
@@ -181,15 +190,18 @@ class _Stepper:
         training, placement = self.job.training, self.job.placement
         rows = training.global_batch // placement.data
         batch = self.loader.batch(step, parallel_state.get_data_parallel_rank() * rows, rows)
-        lr = learning_rate(training.schedule, step, self.total_steps)
+        lr = learning_rate(training.schedule, step, self.horizon.total_steps, self.horizon.decay_steps)
         optimizer = self.wrapped.optimizer
         self.wrapped.set_rates(lr, training.optimizer.weight_decay)
         self.wrapped.ddp.zero_grad_buffer()
         optimizer.zero_grad()
-        *sums, stopping = self._gradients(batch).tolist()
+        wanted = self.watch.wanted(step, self.horizon) if self.watch else (0, 0)
+        *sums, stopping, over, reason = self._gradients(batch, wanted).tolist()
         if stopping:
             check_fence(self.job.work, self.job.epoch)
             raise RanksStoppedError(f"asked to stop at step {step}")
+        if over:
+            self._begin_decay(step + 1, int(over), decay.REASONS[int(reason)])
         optimizer.prepare_grads()
         norm = float(optimizer.clip_grad_norm(training.optimizer.clip))
         if math.isfinite(sums[0]) and math.isfinite(norm):
@@ -204,14 +216,21 @@ class _Stepper:
             seconds=time.perf_counter() - started,
         )
 
-    def _gradients(self, batch: Batch) -> Tensor:
+    def _begin_decay(self, step: int, over: int, reason: decay.Reason) -> None:
+        self.horizon = self.horizon.begin(step, over, reason)
+        if self.watch is not None:
+            decay.decide(self.job.work, self.horizon)
+            append_event(self.job.work, "decay", step=step, over=self.horizon.decay_steps, reason=reason)
+
+    def _gradients(self, batch: Batch, wanted: tuple[int, int]) -> Tensor:
         """Accumulate and reduce the gradients of this rank's rows.
 
         Returns:
-            float64 [SUMS + 1]: the step's sums over all ranks, and the number of ranks that were asked to stop.
+            float64 [SUMS + 3]: the step's sums over all ranks, the number of ranks that were asked to stop, and
+            `wanted` of rank 0; the other ranks' is zeros.
         """
         size = self.job.placement.micro_batch
-        sums = torch.zeros(SUMS + 1, dtype=torch.float64, device=device())
+        sums = torch.zeros(SUMS + 3, dtype=torch.float64, device=device())
         counted = parallel_state.get_tensor_model_parallel_rank() == 0
 
         def forward(micro_batches: Iterator[_MicroBatch], model: torch.nn.Module) -> tuple[Tensor, Any]:
@@ -236,7 +255,7 @@ class _Stepper:
             decoder_seq_length=batch.tokens.shape[1],
             forward_only=False,
         )
-        sums[SUMS] = float(self.stop.is_set())
+        sums[SUMS:] = torch.tensor([float(self.stop.is_set()), *wanted], device=device())
         dist.all_reduce(sums)
         return sums
 

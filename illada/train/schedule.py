@@ -12,8 +12,10 @@ import math
 from illada.config import Schedule
 
 
-def learning_rate(schedule: Schedule, step: int, total_steps: int) -> float:
-    """Learning rate of the update made after `step` completed ones; `total_steps` updates are made in all.
+def learning_rate(schedule: Schedule, step: int, total_steps: int, decay_steps: int) -> float:
+    """Learning rate of the update made after `step` completed ones.
+
+    `total_steps` updates are made in all, the last `decay_steps` of which decay: see `illada.train.decay.Horizon`.
 
     Updates count from 1: update `warmup_steps` is the first at `peak` and the last update is at `minimum` exactly.
     A drop counts from the update after its share of all steps.
@@ -27,7 +29,6 @@ def learning_rate(schedule: Schedule, step: int, total_steps: int) -> float:
     update = step + 1
     level = next((d.rate for d in reversed(schedule.drops) if step >= round(d.after * total_steps)), schedule.peak)
     warm = min(level, schedule.peak * update / schedule.warmup_steps) if update < schedule.warmup_steps else level
-    decay_steps = round(schedule.decay_fraction * total_steps)
     done = update - (total_steps - decay_steps)
     if done <= 0:
         return warm

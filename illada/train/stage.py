@@ -16,7 +16,7 @@ from illada.artifacts import Attempt, Folder, Progress, claim, write_json, write
 from illada.config import ConfigError, ModelConfig, Training, TrainPlacement
 from illada.data.snapshots import ShardSource, SnapshotSplit
 from illada.model.arithmetic import parameters
-from illada.train import checkpoint
+from illada.train import checkpoint, decay
 from illada.train.events import EVENTS, EventCount
 from illada.train.goodput import Goodput
 from illada.train.inherit import inherit
@@ -58,8 +58,9 @@ def train(
 
     Returns:
         steps, tokens, epochs, final_loss (mean of the last ten steps), parameters, seconds_training (of steps alone),
-        tokens_per_second, restarts, skipped, checkpoints (the steps at which one was published), and on snapshots of a
-        corpus `snapshots`: each with the step from which on it was used.
+        tokens_per_second, restarts, skipped, checkpoints (the steps at which one was published); on snapshots of a
+        corpus `snapshots`: each with the step from which on it was used; and where the decay began otherwise than as
+        planned `decay`: the step it began after, and why.
 
     Raises:
         ConfigError: data, model and layout do not fit together.
@@ -79,7 +80,7 @@ def train(
         epoch=attempt.epoch,
     )
     loader = job.loader()
-    total_steps = job.total_steps(loader)
+    planned = decay.Horizon.planned(config, job.total_steps(loader))
     if config.global_batch % (placement.data * placement.micro_batch):
         raise ConfigError(
             f"global_batch {config.global_batch} is not a multiple of data x micro_batch = "
@@ -92,14 +93,17 @@ def train(
     attempt.work.write_json(
         IDENTITY, {"version": identity.version, "config": identity.config, "inputs": identity.inputs}
     )
-    progress.start(total_steps, "steps")
     if not checkpoint.published(job.work):
         inherit(job, loader, earlier, attempt.scratch)
     found = checkpoint.find(job.work, job.epoch)
-    if found.step < total_steps:
+    horizon = _horizon(job, found, planned)
+    progress.start(horizon.total_steps, "steps")
+    if found.step < horizon.total_steps:
         drop_rows(job.work, found.step)
-        _run_ranks(job, attempt.scratch, found.step, progress)
+        _run_ranks(job, attempt.scratch, found.step, horizon.total_steps, progress)
     final = checkpoint.find(job.work, job.epoch)
+    horizon = _horizon(job, final, planned)
+    total_steps = horizon.total_steps
     assert final.stored is not None and final.step == total_steps, "the ranks ended without their last checkpoint"
     rows, events = read_rows(job.work, METRICS), read_rows(job.work, EVENTS)
     _publish(attempt, final.stored, {METRICS: rows, EVENTS: events})
@@ -119,7 +123,12 @@ def train(
         "skipped": len(rows) - len(made),
         "checkpoints": sorted({event["step"] for event in events if event["event"] == "checkpoint"}),
         **_snapshots(job),
+        **({} if horizon.reason == "planned" else {"decay": {"step": horizon.start, "reason": horizon.reason}}),
     }
+
+
+def _horizon(job: Job, found: checkpoint.Latest, planned: decay.Horizon) -> decay.Horizon:
+    return decay.horizon(job.work, found.stored.manifest if found.stored else None, planned)
 
 
 def _snapshots(job: Job) -> dict[str, Any]:
@@ -132,7 +141,7 @@ def _snapshots(job: Job) -> dict[str, Any]:
     return {"snapshots": rows} if rows else {}
 
 
-def _run_ranks(job: Job, scratch: Path, done: int, progress: Progress) -> None:
+def _run_ranks(job: Job, scratch: Path, done: int, total_steps: int, progress: Progress) -> None:
     from illada.train.launch import Ranks  # ray.train takes half a second to import
 
     ranks = Ranks(job, scratch)
@@ -146,6 +155,9 @@ def _run_ranks(job: Job, scratch: Path, done: int, progress: Progress) -> None:
             if row is None or row["step"] == done:
                 progress.update(done, state=state, restarts=restarts())
                 continue
+            if row["total_steps"] != total_steps:  # the decay has begun, and with it the end is known
+                total_steps = row["total_steps"]
+                progress.start(total_steps, "steps")
             skipped = row.get("skipped", False)
             figures = {"lr": row["lr"]} if skipped else {name: row[name] for name in _FIGURES}
             useful = goodput.observe(row["step"], 0.0 if skipped else row["seconds"])

@@ -5,7 +5,13 @@ from __future__ import annotations
 import pytest
 
 from illada.config import Drop, Schedule
-from illada.train.schedule import learning_rate
+from illada.train import schedule
+
+
+def learning_rate(config: Schedule, step: int, total_steps: int) -> float:
+    """Where the decay begins as planned."""
+    return schedule.learning_rate(config, step, total_steps, round(config.decay_fraction * total_steps))
+
 
 COSINE = Schedule(peak=1.0, minimum=0.1, warmup_steps=4, decay="cosine", decay_fraction=0.4)
 
