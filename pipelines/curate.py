@@ -8,6 +8,7 @@ of datatrove blocks that runs inside the actor pool, one file (or range of rows)
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from illada.artifacts import Artifact, ArtifactError, Attempt, Progress, atomic_
 from illada.artifacts.folder import is_url
 from illada.config import Curate, DataPlacement, Privacy
 from pipelines.documents import TextDocument, write_documents
+from pipelines.domains import PER_UNIT, DomainTally, merge_domains
 from pipelines.funnel import MAX_DAMAGED, Tally, main_losses, merge
 from pipelines.inputs import checksum, plan_units, read_inventory
 from pipelines.pool import Results, Unit, run_units
@@ -46,7 +48,8 @@ def curate(
 ) -> dict[str, Any]:
     """Build the curated documents of `sources`, in their order; without `privacy` nobody looks for personal data.
 
-    Returns statistics: funnel, languages, sources, damaged, privacy (kind: documents and occurrences).
+    Returns statistics: funnel, languages, sources, domains, damaged, privacy (kind: documents and occurrences), and
+    quarantined (units of input that were given up, whose documents nobody could count).
 
     Raises:
         ValueError: nothing is left after filtering (unless it `may_be_empty`), or a source's file changed since it was
@@ -60,7 +63,8 @@ def curate(
 
         lists = share_block_lists(attempt.scratch / "block-lists", attempt.work)
     factory = functools.partial(CurateWorker, config, privacy, lists)
-    results = run_units(units, factory, attempt.work / "units", placement, progress, "MB")
+    most = math.ceil(config.max_quarantined * len(units))
+    results = run_units(units, factory, attempt.work / "units", placement, progress, "MB", most)
     statistics = _statistics(results)
     if not statistics["languages"] and not may_be_empty:
         losses = main_losses(statistics["funnel"])
@@ -100,9 +104,10 @@ class CurateWorker:
 
         path = self._unchanged(unit.payload)
         recorder = Recorder(self._steps, str(unit.payload["name"]), self._config.rejected_sample)
-        languages, sources = Tally(), Tally()
+        languages, sources, domains = Tally(), Tally(), DomainTally()
         kept: list[TextDocument] = []
-        for document in run_chain(self._chain, Reader(path, unit.payload, recorder).run(), recorder):
+        read = domains.reading(Reader(path, unit.payload, recorder).run())
+        for document in run_chain(self._chain, read, recorder):
             text = TextDocument(
                 text=document.text,
                 id=document.id,
@@ -110,6 +115,7 @@ class CurateWorker:
             )
             languages.add(text.language, text.bytes)
             sources.add(text.source, text.bytes)
+            domains.keep(text.url, text.bytes)
             kept.append(text)
         write_documents(output / "documents.parquet", kept)
         with atomic_path(output / "rejected.parquet") as path:
@@ -120,6 +126,7 @@ class CurateWorker:
             "funnel": recorder.funnel.rows(),
             "languages": languages.rows(),
             "sources": sources.rows(),
+            "domains": domains.rows(PER_UNIT),
             "damaged": recorder.damaged,
             "privacy": self._privacy.found if self._privacy else {},
         }
@@ -153,6 +160,11 @@ def _statistics(results: Results) -> dict[str, Any]:
         "funnel": merge(result.statistics["funnel"] for result in results),
         "languages": languages.rows(),
         "sources": sources.rows(),
+        "domains": merge_domains(result.statistics["domains"] for result in results),
         "damaged": damaged,
+        "quarantined": [
+            {"unit": lost.unit.name, "file": lost.unit.payload["name"], "cause": lost.cause}
+            for lost in results.quarantined
+        ],
         "privacy": add_found(result.statistics["privacy"] for result in results),
     }

@@ -1,10 +1,11 @@
 """Which units of a stage are finished, kept where the next attempt finds it without reading what they wrote.
 
 A finished unit has a folder of output and a marker in the stage's work folder. The marker, `<unit>.json`, is one line:
-the unit's payload, folder, files (size, time of writing, checksum) and statistics, behind the sha256 of all that. After
-every thousand units the driver writes their lines once more, together, as a segment (`done-000012.<id>.jsonl`). So an
-attempt that takes 100,000 finished units over reads a hundred segments and at most a thousand markers. A line that is
-damaged counts for nothing; the unit's marker, or doing it again, makes up for it.
+the stage it is of, the unit's payload, folder, files (size, time of writing, checksum) and statistics, behind the
+sha256 of all that. One that came here from another stage, or another configuration of this one, counts for nothing.
+After every thousand units the driver writes their lines once more, together, as a segment (`done-000012.<id>.jsonl`).
+So an attempt that takes 100,000 finished units over reads a hundred segments and at most a thousand markers. A line
+that is damaged counts for nothing; the unit's marker, or doing it again, makes up for it.
 
 Taking over checks that every file is there with its size and time of writing; content is read and compared where it is
 used (`UnitResult.path`) or published (`UnitResult.adopt`). What turns out damaged there is removed, which makes its
@@ -50,6 +51,14 @@ class Unit:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class Quarantined:
+    """A unit that was given up because it killed every worker that tried it, and what ended them."""
+
+    unit: Unit
+    cause: str
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class UnitResult:
     """A finished unit: the statistics its worker returned, and the files it wrote, by name with their sha256."""
 
@@ -90,7 +99,7 @@ class Ledger:
 
     def __init__(self, units: Sequence[Unit], work: Folder) -> None:
         """Takes over what an earlier attempt finished with the same payload, where its files are still there."""
-        self._units, self._work = units, work
+        self._units, self._work, self._of = units, work, stage_of(work)
         self._positions = {unit.name: position for position, unit in enumerate(units)}
         assert len(self._positions) == len(units), "unit names must be unique"
         self._lines = tempfile.SpooledTemporaryFile(max_size=_IN_MEMORY_BYTES)  # noqa: SIM115, lives as long as this
@@ -108,6 +117,10 @@ class Ledger:
         """The units that remain to be done, in their order."""
         return [unit for unit, offset in zip(self._units, self._offsets, strict=True) if offset < 0]
 
+    def finished(self) -> Iterator[int]:
+        """The positions of the finished units, in their order."""
+        return (position for position, offset in enumerate(self._offsets) if offset >= 0)
+
     def add(self, unit: Unit, line: bytes) -> None:
         """Note the marker's line of a unit that has just been finished."""
         self._keep(self._positions[unit.name], line)
@@ -118,7 +131,7 @@ class Ledger:
         """The result of the unit at `position`, which is finished."""
         assert self._offsets[position] >= 0, f"unit {self._units[position].name} is not finished"
         self._lines.seek(self._offsets[position])
-        done = _parse(self._lines.readline())
+        done = parse(self._lines.readline())
         self._lines.seek(0, os.SEEK_END)
         assert done is not None
         files = {file["name"]: file["sha256"] for file in done["files"]}
@@ -168,11 +181,11 @@ class Ledger:
         before = self._count
         found = []
         for line in lines:
-            done = _parse(line)
+            done = parse(line)
             position = self._positions.get(done["unit"], -1) if done is not None else -1
             if done is None or position < 0 or self._offsets[position] >= 0:
                 continue
-            if done["payload"] == fingerprint(self._units[position].payload):
+            if done["of"] == self._of and done["payload"] == fingerprint(self._units[position].payload):
                 found.append((position, line, done))
         chunks = [found[first : first + _ASKED_TOGETHER] for first in range(0, len(found), _ASKED_TOGETHER)]
         for chunk, intact in zip(chunks, threads.map(self._intact, chunks), strict=True):
@@ -205,13 +218,16 @@ class Ledger:
 
 
 class Results:
-    """The results of all units, in their order: read from the ledger one at a time, as they are asked for."""
+    """The results of all units that have one, in the order of the units: read as they are asked for, one at a time.
 
-    def __init__(self, ledger: Ledger) -> None:
-        self._ledger = ledger
+    `quarantined` are the units that were given up; where none may be, a result's position is its unit's.
+    """
+
+    def __init__(self, ledger: Ledger, quarantined: Sequence[Quarantined] = ()) -> None:
+        self._ledger, self.quarantined = ledger, quarantined
 
     def __len__(self) -> int:
-        """How many units there are."""
+        """How many results there are."""
         return len(self._ledger)
 
     def __getitem__(self, position: int) -> UnitResult:
@@ -220,7 +236,7 @@ class Results:
 
     def __iter__(self) -> Iterator[UnitResult]:
         """All of them; any number of times."""
-        return map(self._ledger.result, range(len(self._ledger)))
+        return map(self._ledger.result, self._ledger.finished())
 
 
 def mark(unit: Unit, work: Folder, output: Path, folder: Folder, statistics: Mapping[str, Any]) -> bytes:
@@ -240,20 +256,33 @@ def mark(unit: Unit, work: Folder, output: Path, folder: Folder, statistics: Map
         return {"name": name, "bytes": status.st_size, "modified": status.st_mtime_ns, "sha256": sha256}
 
     done = {
+        "of": stage_of(work),
         "unit": unit.name,
         "payload": fingerprint(unit.payload),
         "folder": folder.name,
         "files": transfer(put, sorted(path for path in output.rglob("*") if path.is_file())),
         "statistics": statistics,
     }
-    body = json.dumps(done, sort_keys=True, separators=(",", ":"), allow_nan=False).encode()
-    line = b'["%s",%s]\n' % (hashlib.sha256(body).hexdigest().encode(), body)
+    line = sealed(done)
     work.write(f"{unit.name}.json", line)
     return line
 
 
-def _parse(line: bytes) -> dict[str, Any] | None:
-    """What a marker's line says, or None when it is not what was written."""
+def stage_of(work: Folder) -> str:
+    """What binds a marker to its stage: the work folder's path from the stage's name and fingerprint on."""
+    parts = str(work).split("/")
+    known = "work" in parts[2:]
+    return "/".join(parts[len(parts) - parts[::-1].index("work") - 3 :]) if known else work.name
+
+
+def sealed(content: Mapping[str, Any]) -> bytes:
+    """A line of JSON behind its own sha256."""
+    body = json.dumps(content, sort_keys=True, separators=(",", ":"), allow_nan=False).encode()
+    return b'["%s",%s]\n' % (hashlib.sha256(body).hexdigest().encode(), body)
+
+
+def parse(line: bytes) -> dict[str, Any] | None:
+    """What a `sealed` line says, or None when it is not what was written."""
     digest, body = line[2:66], line[68:-2]
     if hashlib.sha256(body).hexdigest().encode() != digest:
         return None

@@ -3,7 +3,11 @@
 A stage gives the pool a list of units and a factory of workers. Every actor builds one worker (so models are loaded
 once), runs units with it, and marks each finished one (`pipelines.ledger`): an interrupted stage continues where it
 was. Results come back in the order of the units, whatever the number of actors and the order of completion; a worker
-whose output depends on its unit alone makes the stage deterministic.
+whose output depends on its unit alone makes the stage deterministic. A unit that kills three workers ends the stage,
+or is quarantined where the stage can do without some of its input (`pipelines.quarantine`).
+
+All actors are asked for at once. Those that find no place are demand to Ray's autoscaler, so a cluster grows to what
+`placement.data` asks for; when the pool ends they are gone, and the cluster shrinks.
 
 datatrove's own Ray executor starts an actor and a process pool for every rank and does not raise when one fails.
 """
@@ -25,6 +29,7 @@ from ray.exceptions import OutOfMemoryError, RayActorError, RayError, RayTaskErr
 from illada.artifacts import Folder, Progress, scratch_folder
 from illada.config import DataPlacement
 from pipelines.ledger import Ledger, Results, Unit, UnitResult, mark
+from pipelines.quarantine import Quarantine, cause_of
 
 __all__ = ["ActorPool", "PoolError", "Results", "Unit", "UnitResult", "Worker", "run_units"]
 
@@ -69,6 +74,7 @@ class ActorPool:
         self._members: list[_Member] = []
         self._called: dict[ray.ObjectRef, _Member] = {}
         self._pending: deque[Unit] = deque()  # the heaviest last
+        self._quarantine: Quarantine
         self._losses: Counter[str] = Counter()
         self._lost_nodes: Counter[str] = Counter()
 
@@ -79,29 +85,35 @@ class ActorPool:
         for member in self._members:
             ray.kill(member.actor)
 
-    def run(self, units: Sequence[Unit], work: Folder, progress: Progress, measure: str) -> Results:
+    def run(
+        self, units: Sequence[Unit], work: Folder, progress: Progress, measure: str, most_quarantined: int = 0
+    ) -> Results:
         """Run `units`; results are in their order. `work` is visible to every node.
 
         `measure` names what the units' weights count, in the plural. The driver's memory holds `units` and some dozens
-        of bytes for each of them, but no results.
+        of bytes for each of them, but no results. Up to `most_quarantined` units may have no result.
 
         Raises:
             ValueError, OSError: as raised by a worker, with a note that names the unit.
-            PoolError: any other error in a worker, or a unit whose actor died three times.
+            PoolError: any other error in a worker, or one more unit than may be quarantined whose actor died three
+                times.
             StageInterrupted: from `progress`; finished units stay finished.
         """
         ledger = Ledger(units, work)
-        self._pending = deque(sorted(ledger.unfinished, key=lambda unit: unit.weight))
+        self._quarantine = Quarantine(ledger.unfinished, work, most_quarantined)
+        todo = [unit for unit in ledger.unfinished if unit not in self._quarantine]
+        self._pending = deque(sorted(todo, key=lambda unit: unit.weight))
         total = sum(unit.weight for unit in units)
-        done = total - sum(unit.weight for unit in self._pending)
+        done = total - sum(unit.weight for unit in todo)
         progress.start(total, measure)
-        while len(ledger) < len(units):
-            self._dispatch(work, len(units) - len(ledger))
+        while remaining := len(units) - len(ledger) - len(self._quarantine):
+            self._dispatch(work, remaining)
             for unit, line in self._collect():
                 ledger.add(unit, line)
                 done += unit.weight
-            progress.update(done, units=f"{len(ledger)}/{len(units)}")
-        return Results(ledger)
+            figures = {"quarantined": len(self._quarantine)} if self._quarantine else {}
+            progress.update(done, units=f"{len(ledger)}/{len(units)}", **figures)
+        return Results(ledger, self._quarantine.units())
 
     def _dispatch(self, work: Folder, unfinished: int) -> None:
         """Keep as many actors as there is use for, and give units to them.
@@ -110,8 +122,7 @@ class ActorPool:
         start first; the one that waits behind another is the lightest, which will be late by the least.
         """
         while len(self._members) < min(self._placement.workers, unfinished):
-            options = {"max_restarts": 0, "num_cpus": self._placement.cpus_per_worker}
-            member = _Member(ray.remote(**options)(_Actor).remote())
+            member = _Member(ray.remote(**self._resources())(_Actor).remote())
             self._members.append(member)
             self._call(member, member.actor.start.remote(self._factory), None)
         started = [member for member in self._members if member.started]
@@ -123,6 +134,13 @@ class ActorPool:
             if len(member.calls) < _QUEUED and len(self._pending) > _RESERVE * len(self._members):
                 unit = self._pending.popleft()
                 self._call(member, member.actor.run.remote(unit, work), unit)
+
+    def _resources(self) -> dict[str, Any]:
+        """What Ray sets aside for an actor."""
+        options: dict[str, Any] = {"max_restarts": 0, "num_cpus": self._placement.cpus_per_worker}
+        if self._placement.memory_gb is not None:
+            options["memory"] = int(self._placement.memory_gb * 1e9)
+        return options
 
     def _call(self, member: _Member, reference: ray.ObjectRef, unit: Unit | None) -> None:
         member.calls.append((reference, unit))
@@ -157,19 +175,32 @@ class ActorPool:
         """An actor died: forget it and put its units back, unless the one it was at has cost several actors."""
         ray.kill(member.actor)
         self._members.remove(member)
+        given_up = self._blame(unit, error)
         for reference, waiting in member.calls:
             del self._called[reference]
-            if waiting:
+            if waiting and not (given_up and waiting is unit):
                 self._pending.append(waiting)
+
+    def _blame(self, unit: Unit | None, error: RayError) -> bool:
+        """Count the death; whether `unit` is now quarantined."""
         name = unit.name if unit else "starting a worker"
         if _NODE_DIED in str(error):
             self._lost_nodes[name] += 1
             if unit and self._lost_nodes[name] >= _NODES_PER_UNIT:
                 raise PoolError(f"{name}: the node it ran on died {_NODES_PER_UNIT} times; the last time: {error}")
-            return
+            return False
         self._losses[name] += 1
-        if self._losses[name] >= _LOSSES_PER_UNIT:
+        if self._losses[name] < _LOSSES_PER_UNIT:
+            return False
+        if unit is None or not self._quarantine.most:
             raise PoolError(f"{name}: its worker process died {self._losses[name]} times; the last time: {error}")
+        if not self._quarantine.add(unit, f"{cause_of(error)}, {self._losses[name]} times"):
+            raise PoolError(
+                f"{len(self._quarantine)} units of input killed their worker {_LOSSES_PER_UNIT} times each, and the "
+                f"stage may do without {self._quarantine.most} (max_quarantined): {self._quarantine}; give workers "
+                "more memory or take those inputs out; resuming the run tries them again"
+            )
+        return True
 
 
 def run_units(
@@ -179,10 +210,11 @@ def run_units(
     placement: DataPlacement,
     progress: Progress,
     measure: str,
+    most_quarantined: int = 0,
 ) -> Results:
     """Run `units` on an actor pool of their own; see `ActorPool.run`."""
     with ActorPool(factory, placement) as pool:
-        return pool.run(units, work, progress, measure)
+        return pool.run(units, work, progress, measure, most_quarantined)
 
 
 class _Actor:

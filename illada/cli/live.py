@@ -13,7 +13,7 @@ from rich.text import Text
 if TYPE_CHECKING:
     from illada.durable.progress import StageStatus
 
-_FIGURES = ("loss", "lr", "tokens_per_second", "kept", "nll_per_token")
+_FIGURES = ("loss", "lr", "tokens_per_second", "kept", "quarantined", "nll_per_token")
 
 
 def duration(seconds: float | None) -> str:

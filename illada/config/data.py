@@ -97,7 +97,11 @@ Source = Annotated[WebDocs | PythonCode | WarcFiles | TextFiles, Field(discrimin
 
 
 class Curate(Config):
-    """Extraction and quality filters (Gopher, arXiv 2112.11446; C4, arXiv 1910.10683; FineWeb, arXiv 2406.17557)."""
+    """Extraction and quality filters (Gopher, arXiv 2112.11446; C4, arXiv 1910.10683; FineWeb, arXiv 2406.17557).
+
+    `max_quarantined` is the share of input units (files, mostly; rounded up) that may be left out because they kill
+    every worker that tries them.
+    """
 
     extraction: Literal["exact", "fast"] = "fast"
     languages: tuple[str, ...] = ("en", "fr", "de", "es", "it", "pt", "nl", "ru")
@@ -110,6 +114,7 @@ class Curate(Config):
     min_words: int = Field(default=50, ge=0)
     max_words: int = Field(default=100_000, gt=0)
     rejected_sample: float = Field(default=0.05, ge=0, le=1)
+    max_quarantined: float = Field(default=0.001, ge=0, le=1)
 
 
 class Deduplicate(Config):

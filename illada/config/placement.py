@@ -8,10 +8,14 @@ from illada.config.base import Config
 
 
 class DataPlacement(Config):
-    """Long-lived Ray actors of the data stages."""
+    """Long-lived Ray actors of the data stages: how many at most, and what Ray sets aside for each of them.
+
+    `memory_gb` is also what an autoscaler chooses nodes by; without it a worker counts by its processors only.
+    """
 
     workers: int = Field(default=2, gt=0)
     cpus_per_worker: float = Field(default=1.0, gt=0)
+    memory_gb: float | None = Field(default=None, gt=0)
 
 
 class TrainPlacement(Config):

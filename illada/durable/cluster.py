@@ -107,7 +107,8 @@ def _initialise(placement: Placement) -> None:
         _temp_dir=_short_temporary_folder(),
         **quiet,
     )
-    _check_capacity(placement, float(ray.cluster_resources().get("CPU", 0)))
+    found = ray.cluster_resources()
+    _check_capacity(placement, float(found.get("CPU", 0)), float(found.get("memory", 0)))
 
 
 def _require_authentication(address: str) -> None:
@@ -127,8 +128,8 @@ def _require_answer(address: str) -> None:
         socket.create_connection((host.strip("[]"), int(port)), timeout=_CONNECT_SECONDS).close()
 
 
-def _check_capacity(placement: Placement, cpus: float) -> None:
-    """A stage that asks for more than the embedded cluster has would wait for ever."""
+def _check_capacity(placement: Placement, cpus: float, memory: float) -> None:
+    """A stage that asks for more than the embedded cluster has, `memory` in bytes, would wait for ever."""
     data, pretrain, sft = placement.data, placement.pretrain, placement.sft
     for needed, what in (
         (data.workers * data.cpus_per_worker, "data.workers x cpus_per_worker"),
@@ -140,6 +141,11 @@ def _check_capacity(placement: Placement, cpus: float) -> None:
                 f"placement.{what} = {needed:g} CPUs, the embedded Ray has {cpus:g}; "
                 "lower the one or raise the other (placement.ray_cpus)"
             )
+    if data.workers * (data.memory_gb or 0) * 1e9 > memory:
+        raise ConfigError(
+            f"placement.data.workers x memory_gb = {data.workers * (data.memory_gb or 0):g} GB, the embedded Ray has "
+            f"{memory / 1e9:.1f} GB of memory to give; lower the one or the other"
+        )
 
 
 def run_remote(

@@ -60,6 +60,7 @@ def write_card(
         tokens=_tokens(stages),
         languages=_by_size(_tokens(stages)["languages"]),
         funnel=[_step(step) for step in _funnel(chain)],
+        quarantined=[lost for artifact in chain for lost in artifact.statistics.get("quarantined", ())],
         privacy=_privacy(chain),
         tokenizer=stages["tokenizer"].statistics,
         pairs=stages["pairs"].statistics if "pairs" in stages else None,

@@ -85,6 +85,8 @@ def _artifact(artifact: Artifact, with_files: bool) -> dict[str, Any]:
     entry = _identity(artifact.stage, record["version"], record["config"], record["inputs"], artifact.fingerprint)
     code = record["provenance"]
     entry["code"] = {key: code[key] for key in ("code_sha256", "git_commit", "git_dirty", "python", "versions")}
+    if lost := record["statistics"].get("quarantined"):
+        entry["quarantined"] = lost
     if with_files or not record["inputs"]:
         entry["content"] = artifact.content
         entry["files"] = record["files"]

@@ -172,12 +172,13 @@ def test_long_temporary_folder_is_not_used_for_sockets(monkeypatch: pytest.Monke
         (Placement(data=DataPlacement(workers=3)), r"placement\.data\.workers x cpus_per_worker = 3 CPUs"),
         (Placement(pretrain=TrainPlacement(tensor=2, pipeline=2)), r"placement\.pretrain: .* = 4 CPUs"),
         (Placement(sft=TrainPlacement(data=3, cpus_per_rank=0.9)), r"placement\.sft: .* = 2\.7 CPUs"),
+        (Placement(data=DataPlacement(workers=2, memory_gb=1.5)), r"placement\.data\.workers x memory_gb = 3 GB"),
     ],
 )
 def test_stage_that_could_never_start_is_refused(placement: Placement, message: str) -> None:
     with pytest.raises(ConfigError, match=message):
-        cluster_module._check_capacity(placement, 2)
-    cluster_module._check_capacity(placement, 4)
+        cluster_module._check_capacity(placement, 2, 2e9)
+    cluster_module._check_capacity(placement, 4, 4e9)
 
 
 @pytest.mark.slow
