@@ -13,10 +13,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
-import pyarrow.parquet as pq
-
-from illada.artifacts import Artifact, ArtifactError, Attempt, Progress, atomic_path
+from illada.artifacts import Artifact, ArtifactError, Attempt, Progress
 from illada.artifacts.folder import is_url
 from illada.config import Curate, DataPlacement, Privacy
 from pipelines.documents import TextDocument, write_documents
@@ -25,15 +22,12 @@ from pipelines.funnel import MAX_DAMAGED, Tally, main_losses, merge
 from pipelines.inputs import checksum, plan_units, read_inventory
 from pipelines.pool import Results, Unit, run_units
 from pipelines.privacy.redact import add_found
+from pipelines.rejected import write_rejected
 from pipelines.shared import Reference, fetch
 
 CURATE_VERSION = 3
 
 _CARRIED = ("url", "source", "language", "language_score", "title", "date")
-_REJECTED = pa.schema(
-    [(name, pa.string()) for name in ("id", "url", "source", "language", "step", "reason")]
-    + [("text", pa.large_string())]
-)
 
 
 def curate(
@@ -118,8 +112,7 @@ class CurateWorker:
             domains.keep(text.url, text.bytes)
             kept.append(text)
         write_documents(output / "documents.parquet", kept)
-        with atomic_path(output / "rejected.parquet") as path:
-            pq.write_table(pa.Table.from_pylist(recorder.rejected, schema=_REJECTED), path, compression="zstd")
+        write_rejected(output / "rejected.parquet", recorder.rejected)
         return {
             "documents": len(kept),
             "rejected": len(recorder.rejected),

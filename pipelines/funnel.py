@@ -15,7 +15,8 @@ MAX_DAMAGED = 1000
 
 
 class _Text(Protocol):
-    text: str
+    @property
+    def text(self) -> str: ...
 
 
 T = TypeVar("T", bound=_Text)

@@ -51,6 +51,17 @@ def check_languages(languages: Sequence[str]) -> None:
 
 
 @functools.cache
+def _identified() -> frozenset[str]:
+    labels, _ = _model().predict("", k=1000)  # all there are
+    return frozenset(label.removeprefix(_LABEL) for label in labels)
+
+
+def is_code(language: str) -> bool:
+    """Whether a document's language is none that people speak: no model of natural language is asked about it."""
+    return language not in _identified()
+
+
+@functools.cache
 def _model() -> Any:
     from fasttext.FastText import _FastText
 

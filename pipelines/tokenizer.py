@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
-import threading
 from collections.abc import Sequence
 from typing import Any
-
-from tokenizers import Tokenizer as BackendTokenizer
 
 from illada.artifacts import Artifact, Attempt, Progress
 from illada.config import Tokenizer
 from illada.data.tokenizer import TextTokenizer, save_tokenizer, train_tokenizer
+from pipelines.background import in_thread
 from pipelines.documents import document_files, read_documents
 from pipelines.sample import HashSample
 
 TOKENIZER_VERSION = 1
-_POLL_SECONDS = 0.5
 _MEASURED_BYTES = 2_000_000  # of the sample, for the statistic bytes_per_token
 
 
@@ -30,7 +28,8 @@ def build_tokenizer(config: Tokenizer, documents: Artifact, attempt: Attempt, pr
     texts = sample.items()
     if not texts:
         raise ValueError("no documents to train the tokenizer on: the filters kept nothing; loosen them or add data")
-    backend = _train(config, texts, progress)
+    train = functools.partial(train_tokenizer, texts, config.vocab_size, config.min_frequency)
+    backend = in_thread(train, progress, "merges")
     if backend.get_vocab_size() != config.vocab_size:
         raise ValueError(
             f"vocabulary of {config.vocab_size} asked, the sample supports {backend.get_vocab_size()}: "
@@ -54,28 +53,6 @@ def _sample(config: Tokenizer, documents: Artifact, progress: Progress) -> HashS
         if count % 256 == 0:
             progress.update(count, sample_bytes=sample.size)
     return sample
-
-
-def _train(config: Tokenizer, texts: Sequence[str], progress: Progress) -> BackendTokenizer:
-    """Train in a thread (the backend releases the interpreter), so that an interruption is heard meanwhile."""
-    trained: list[BackendTokenizer | Exception] = []
-
-    def work() -> None:
-        try:
-            trained.append(train_tokenizer(texts, config.vocab_size, config.min_frequency))
-        except Exception as error:  # handed to the waiting thread
-            trained.append(error)
-
-    progress.start(None, "merges")
-    thread = threading.Thread(target=work, name="train-tokenizer", daemon=True)
-    thread.start()
-    while thread.is_alive():
-        progress.update(0)
-        thread.join(_POLL_SECONDS)
-    (result,) = trained
-    if isinstance(result, Exception):
-        raise result
-    return result
 
 
 def _bytes_per_token(tokenizer: TextTokenizer, texts: Sequence[str]) -> float:

@@ -1,8 +1,9 @@
 """The whole chain, from raw sources to a released diffusion language model: the one place that knows every stage.
 
-    acquire-* -> curate -> deduplicate -> tokenizer -> tokenize -> pretrain -> export-base -> evaluate-base
-                                      \\-> pairs ------> sft -> export-sft -> evaluate-sft -> gates -> release
-                                            \\-> decontaminate (where benchmarks are named) --/
+    acquire-* -> curate -> [quality-model -> quality ->] deduplicate -> tokenizer -> tokenize
+    tokenize -> pretrain -> export-base -> evaluate-base
+     \\-> pairs ------> sft -> export-sft -> evaluate-sft -> gates -> release
+           \\-> decontaminate (where benchmarks are named) --/
 
 A run may instead begin with a snapshot of a corpus that refreshes make (`data.corpus`), and pretraining may move to
 newer ones. Each line above is one durable step. A stage's identity is its configuration and the fingerprints of its
@@ -23,6 +24,7 @@ from illada.train.stage import TRAIN_VERSION, train
 from pipelines.acquire import check_sources
 from pipelines.conversation import pairs_identity
 from pipelines.pairs import PAIRS_VERSION, build_pairs
+from pipelines.quality_examples import check_quality
 from workflows.checkpoints import MOVE
 from workflows.finish import Measurement
 from workflows.publish import (
@@ -33,6 +35,7 @@ from workflows.publish import (
     remote,
     report_contamination,
 )
+from workflows.qualities import quality_configs
 from workflows.registry import Workflow
 from workflows.texts import curate_config, texts_from_corpus, texts_from_sources
 
@@ -40,6 +43,8 @@ from workflows.texts import curate_config, texts_from_corpus, texts_from_sources
 def check(config: WorkflowConfig) -> None:
     """Raise ConfigError for missing sources, conversations and benchmarks, gates that cannot pass, and the like."""
     check_sources(config.data)
+    if config.data.quality is not None:
+        check_quality(config.data.quality, [source.name for source in config.data.sources])
     pairs_identity(config.data.pairs)
     check_release(
         config.release, config.data.decontaminate, {source.name: source.licence for source in config.data.sources}
@@ -49,7 +54,7 @@ def check(config: WorkflowConfig) -> None:
 def stage_configs(config: WorkflowConfig) -> dict[str, dict[str, Any]]:
     """The configuration that each stage's identity is made of, in the order of the graph.
 
-    To `acquire-*`, `decontaminate` and `pairs` the graph adds the content of the files that the configuration names.
+    To `acquire-*`, `quality-model`, `decontaminate` and `pairs` the graph adds the content of the files it names.
     """
     data, model = config.data, config.model.identity()
     evaluated = _measurement(config).identity()
@@ -58,6 +63,7 @@ def stage_configs(config: WorkflowConfig) -> dict[str, dict[str, Any]]:
         made = {
             **{f"acquire-{source.name}": source.identity() for source in data.sources},
             "curate": curate_config(data),
+            **quality_configs(data.quality),
             "deduplicate": data.deduplicate.identity(),
             "tokenizer": data.tokenizer.identity(),
             "tokenize": data.tokenize.identity(),

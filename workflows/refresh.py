@@ -1,8 +1,8 @@
 """A refresh: what is new in the sources of a corpus becomes its next snapshot.
 
-    discover -> acquire-* -> curate -> deduplicate -> tokenizer -> tokenize -> snapshot
-                                           |
-                  signature index of the snapshot before (and of all before it)
+    discover -> acquire-* -> curate -> [quality-model -> quality ->] deduplicate -> tokenizer -> tokenize -> snapshot
+                                                                         |
+                             signature index of the snapshot before (and of all before it)
 
 `discover` looks at the world once for each passage through the graph and is kept, so that a resumed run works on the
 files that the killed one found. Everything after it depends on the content of the new files and on the snapshot before,
@@ -21,7 +21,7 @@ from typing import Any
 from illada.artifacts import Attempt, Progress, Store
 from illada.config import ConfigError, RefreshConfig
 from illada.config.refresh import GrowingSource
-from illada.data.corpora import publish
+from illada.data.corpora import numbers, publish
 from illada.data.snapshots import SNAPSHOT_VERSION, STAGE, Snapshot, build_snapshot, read_snapshot
 from illada.durable.cluster import run_remote
 from illada.durable.engine import StageRunner
@@ -31,10 +31,12 @@ from pipelines.deduplicate import DEDUPLICATE_VERSION, deduplicate
 from pipelines.discover import DISCOVER_VERSION, DISCOVERY, discover
 from pipelines.index import INDEX_VERSION, SignatureIndex, key_config, open_index
 from pipelines.languages import check_languages
+from pipelines.quality_examples import check_quality
 from pipelines.sources.growing import Listed, unchanged
 from pipelines.take import TAKE_VERSION, take, taking_identity
 from pipelines.tokenize import TOKENIZE_VERSION, tokenize_documents
 from pipelines.tokenizer import TOKENIZER_VERSION, build_tokenizer
+from workflows.qualities import MODEL, SELECTION, quality_configs, select_documents
 from workflows.registry import Workflow
 from workflows.texts import curate_config
 
@@ -43,8 +45,10 @@ _LISTED = ("name", "url", "bytes", "version")
 
 
 def check(config: RefreshConfig) -> None:
-    """Raise ConfigError for unknown languages."""
+    """Raise ConfigError for unknown languages, and for examples of quality that a corpus without snapshots needs."""
     check_languages(config.curate.languages)
+    if config.quality is not None and not numbers(Store(config.placement.store), config.corpus):
+        check_quality(config.quality, [source.name for source in config.sources])
 
 
 def stage_configs(config: RefreshConfig) -> dict[str, dict[str, Any]]:
@@ -56,6 +60,7 @@ def stage_configs(config: RefreshConfig) -> dict[str, dict[str, Any]]:
         "discover": {"corpus": config.corpus, "sources": [source.identity() for source in config.sources]},
         **{f"acquire-{source.name}": source.taking() for source in config.sources},
         "curate": curate_config(config),
+        **quality_configs(config.quality),
         "deduplicate": {**config.deduplicate.identity(), "index": INDEX_VERSION},
         "tokenizer": config.tokenizer.identity(),
         "tokenize": config.tokenize.identity(),
@@ -128,18 +133,23 @@ def _next(
         ),
         place.identity(),
     )
+    better = {}
+    if config.quality is not None:
+        first = None if previous is None else (previous.built(MODEL), previous.built(SELECTION))
+        better = select_documents(run, config.quality, curated, place, first)
+    chosen = better.get(SELECTION, curated)
     indexed = {} if previous is None else {"index": previous.built("deduplicate").fingerprint}
     documents = run.stage(
         "deduplicate",
         DEDUPLICATE_VERSION,
         configs["deduplicate"],
-        {"curated": curated.fingerprint, **indexed},
+        {"curated": chosen.fingerprint, **indexed},
         lambda attempt, progress: deduplicate(
-            config.deduplicate, curated, attempt, place, progress, _index(run, config, previous)
+            config.deduplicate, chosen, attempt, place, progress, _index(run, config, previous)
         ),
         place.identity(),
     )
-    built = {"curate": curated, "deduplicate": documents}
+    built = {"curate": curated, **better, "deduplicate": documents}
     if previous is None:
         tokenizer = built["tokenizer"] = run.stage(
             "tokenizer",

@@ -17,6 +17,7 @@ from pipelines.deduplicate import DEDUPLICATE_VERSION, deduplicate
 from pipelines.tokenize import TOKENIZE_VERSION, tokenize_documents
 from pipelines.tokenizer import TOKENIZER_VERSION, build_tokenizer
 from workflows.publish import remote
+from workflows.qualities import SELECTION, select_documents
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -74,12 +75,14 @@ def texts_from_sources(run: StageRunner, config: WorkflowConfig) -> Texts:
         lambda attempt, progress: curate(data.curate, sources, attempt, place, progress, privacy=data.privacy),
         place.identity(),
     )
+    better = {} if data.quality is None else select_documents(run, data.quality, curated, place, None)
+    chosen = better.get(SELECTION, curated)
     documents = run.stage(
         "deduplicate",
         DEDUPLICATE_VERSION,
         data.deduplicate.identity(),
-        {"curated": curated.fingerprint},
-        lambda attempt, progress: deduplicate(data.deduplicate, curated, attempt, place, progress),
+        {"curated": chosen.fingerprint},
+        lambda attempt, progress: deduplicate(data.deduplicate, chosen, attempt, place, progress),
         place.identity(),
     )
     tokenizer = run.stage(
@@ -97,7 +100,7 @@ def texts_from_sources(run: StageRunner, config: WorkflowConfig) -> Texts:
         lambda attempt, progress: tokenize_documents(data.tokenize, documents, tokenizer, attempt, place, progress),
         place.identity(),
     )
-    chain = [*sources.values(), curated, documents, tokenizer, tokens]
+    chain = [*sources.values(), curated, *better.values(), documents, tokenizer, tokens]
     return Texts(chain=chain, documents=[documents], tokenizer=tokenizer, tokens=tokens)
 
 

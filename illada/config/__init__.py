@@ -22,6 +22,7 @@ from illada.config.load import apply_overrides, dump_config, load_config, parse_
 from illada.config.model import ModelConfig
 from illada.config.placement import DataPlacement, Placement, TrainPlacement
 from illada.config.privacy import Privacy
+from illada.config.quality import Examples, Quality
 from illada.config.refresh import RefreshConfig
 from illada.config.release import GATES, GateName, Gates, Release, Threshold
 from illada.config.release_run import Checkpoint, ReleaseConfig
@@ -41,6 +42,7 @@ __all__ = [
     "Deduplicate",
     "Drop",
     "Evaluate",
+    "Examples",
     "GATES",
     "GateName",
     "Gates",
@@ -53,6 +55,7 @@ __all__ = [
     "Plateau",
     "Privacy",
     "PythonCode",
+    "Quality",
     "RefreshConfig",
     "Release",
     "ReleaseConfig",

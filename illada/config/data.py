@@ -15,9 +15,9 @@ from pydantic import (
 )
 
 from illada.config.base import Config
+from illada.config.names import SourceName
 from illada.config.privacy import Privacy
-
-SourceName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$")]  # becomes part of a folder's name
+from illada.config.quality import Quality
 
 
 class WebDocs(Config):
@@ -194,6 +194,7 @@ class DataConfig(Config):
     sources: tuple[Source, ...] = ()
     curate: Curate = Curate()
     privacy: Privacy | None = Privacy()
+    quality: Quality | None = None
     deduplicate: Deduplicate = Deduplicate()
     decontaminate: Decontaminate = Decontaminate()
     tokenizer: Tokenizer
@@ -238,5 +239,5 @@ class DataConfig(Config):
         return self
 
 
-_MAKING = ("sources", "curate", "privacy", "deduplicate", "tokenize")
+_MAKING = ("sources", "curate", "privacy", "quality", "deduplicate", "tokenize")
 """Sections that say how a corpus is made."""

@@ -7,8 +7,10 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import Field, model_validator
 
 from illada.config.base import Config
-from illada.config.data import CorpusName, Curate, Deduplicate, SourceName, Tokenize, Tokenizer
+from illada.config.data import CorpusName, Curate, Deduplicate, Tokenize, Tokenizer
+from illada.config.names import SourceName
 from illada.config.privacy import Privacy
+from illada.config.quality import Quality
 from illada.config.workflow import RunConfig
 
 
@@ -68,8 +70,8 @@ GrowingSource = Annotated[Listing | GrowingFolder | HubDataset, Field(discrimina
 class RefreshConfig(RunConfig):
     """Find what is new in the sources of `corpus` and publish its next snapshot.
 
-    `deduplicate`, `tokenizer` and `tokenize` belong to the corpus: its first snapshot fixes them. `curate` and
-    `privacy` may change.
+    `quality`, `deduplicate`, `tokenizer` and `tokenize` belong to the corpus: its first snapshot fixes them.
+    `curate` and `privacy` may change.
     """
 
     workflow: Literal["refresh"] = "refresh"
@@ -77,6 +79,7 @@ class RefreshConfig(RunConfig):
     sources: tuple[GrowingSource, ...] = Field(min_length=1)
     curate: Curate = Curate()
     privacy: Privacy | None = Privacy()
+    quality: Quality | None = None
     deduplicate: Deduplicate = Deduplicate()
     tokenizer: Tokenizer
     tokenize: Tokenize = Tokenize()
@@ -91,6 +94,7 @@ class RefreshConfig(RunConfig):
     def fixed(self) -> dict[str, Any]:
         """What must not change from snapshot to snapshot."""
         return {
+            "quality": {} if self.quality is None else self.quality.identity(),
             "deduplicate": self.deduplicate.identity(),
             "tokenizer": self.tokenizer.identity(),
             "tokenize": self.tokenize.identity(),

@@ -24,6 +24,8 @@ from illada.data.shards import INDEX, ShardError, TokenShards
 SNAPSHOT_VERSION = 1
 STAGE = "snapshot"
 SPLITS = ("train", "held_out")
+_STAGES = ("curate", "quality-model", "quality", "deduplicate", "tokenizer", "tokenize")
+_LEARNED = ("quality-model", "tokenizer")  # by the corpus's first refresh, for all that follow
 _VALUE, _SHARDS, _SOURCES = "snapshot.json", "shards.parquet", "sources.parquet"
 _FORMAT = 1
 
@@ -76,14 +78,16 @@ class Snapshot:
         return totals
 
     def built(self, stage: str) -> Artifact:
-        """The artifact of one of this refresh's stages, or of the tokenizer."""
+        """The artifact of one of this refresh's stages, or of what the first refresh learned."""
         return self.store.open(stage, self.value["tokenizer"] if stage == "tokenizer" else self.value["built"][stage])
 
     def artifacts(self) -> list[Artifact]:
-        """What its refresh built, each after its inputs, the snapshot last; the tokenizer is the first refresh's."""
+        """What its refresh built, each after its inputs, the snapshot last; what is learned is the first refresh's."""
         acquired = [self.store.open(f"acquire-{name}", digest) for name, digest in self.value["acquired"].items()]
-        stages = ["curate", "deduplicate", *(["tokenizer"] if self.value["previous"] is None else []), "tokenize"]
-        return [*acquired, *(self.built(stage) for stage in stages), self.artifact]
+        made = [stage for stage in _STAGES if stage in self.value["built"]]
+        if self.value["previous"] is not None:
+            made = [stage for stage in made if stage not in _LEARNED]
+        return [*acquired, *(self.built(stage) for stage in made), self.artifact]
 
     def previous(self) -> Snapshot | None:
         """The snapshot it was made from."""
@@ -117,10 +121,10 @@ class Snapshot:
         """In which keys a refresh's fixed configuration differs from the corpus's, in words; empty when in none."""
         mine = self.value["fixed"]
         found = [
-            f"{section}.{key} is {mine[section].get(key)!r} there, {value!r} here"
+            f"{section}.{key} is {mine.get(section, {}).get(key)!r} there, {values.get(key)!r} here"
             for section, values in fixed.items()
-            for key, value in values.items()
-            if mine[section].get(key) != value
+            for key in values or mine.get(section, {})
+            if mine.get(section, {}).get(key) != values.get(key)
         ]
         return "; ".join(found)
 

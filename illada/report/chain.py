@@ -16,7 +16,9 @@ COLUMNS = ("Sources", "Text", "Tokens", "Training", "Export", "Evaluation", "Rel
 # in the order they run: stage -> (column, row relative to the middle, stages it follows)
 PLACES: Mapping[str, tuple[int, float, tuple[str, ...]]] = {
     "curate": (1, -0.5, ()),
-    "deduplicate": (1, 0.5, ("curate",)),
+    "quality-model": (1, 0.5, ("curate",)),
+    "quality": (1, 0.5, ("quality-model",)),
+    "deduplicate": (1, 0.5, ("curate", "quality")),
     "tokenizer": (2, 0, ("deduplicate",)),
     "tokenize": (2, -1, ("tokenizer",)),
     "pretrain": (3, -1, ("tokenize",)),
@@ -31,7 +33,7 @@ PLACES: Mapping[str, tuple[int, float, tuple[str, ...]]] = {
     "checkpoint": (3, 0, ()),
     "decontaminate": (2, 2, ("deduplicate", "pairs")),
 }
-_OPTIONAL = ("checkpoint", "decontaminate")
+_OPTIONAL = ("checkpoint", "decontaminate", "quality-model", "quality")
 _TEXTS = ("curate", "deduplicate", "tokenizer", "tokenize")
 _STATES = {
     "done": ("done", "reused", "finished"),

@@ -130,7 +130,7 @@ def funnel(view: RunView) -> list[FunnelStep]:
             dropped=_by_count(row.get("dropped")),
             failed=_by_count(row.get("failed")),
         )
-        for stage in ("curate", "deduplicate")
+        for stage in ("curate", "quality", "deduplicate")
         for row in _mappings(pick(view.artifact(stage), "funnel"))
     ]
 
@@ -139,7 +139,7 @@ def damaged(view: RunView) -> list[tuple[str, str, str]]:
     """(file, record, error) of every record that could not be read."""
     return [
         (str(row.get("file", "")), str(row.get("record", "")), str(row.get("error", "")))
-        for stage in ("curate", "deduplicate")
+        for stage in ("curate", "quality", "deduplicate")
         for row in _mappings(pick(view.artifact(stage), "damaged"))
     ]
 

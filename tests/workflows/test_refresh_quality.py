@@ -1,0 +1,81 @@
+"""A corpus with a quality classifier: what its first refresh learns judges the documents of all that follow."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+from refresh_bench import configuration, report, run_refresh, write_crawl, write_lines, write_listing
+
+from illada.artifacts import Artifact, Store
+from illada.config import ConfigError
+from illada.data.corpora import open_snapshot
+from illada.durable.errors import StageFailed
+from pipelines.classifier import Classifier, as_line
+from pipelines.documents import document_files, read_documents
+from pipelines.quality import ALL
+from pipelines.quality_model import MODEL
+from workflows.refresh import WORKFLOW
+
+
+def scores(artifact: Artifact) -> dict[str, float]:
+    return {d.id: d.quality for file in document_files(artifact) for d in read_documents(file.path())}
+
+
+@pytest.mark.usefixtures("cluster")
+def test_all_snapshots_are_judged_alike(tmp_path: Path) -> None:
+    write_lines(tmp_path / "lines" / "a.jsonl", range(40))
+    write_crawl(tmp_path / "crawl" / "one.warc.gz", range(100, 110))
+    write_listing(tmp_path / "warc.paths.gz", ["one.warc.gz"])
+    for label, numbers in (("good", range(1000, 1120)), ("bad", range(2000, 2120))):
+        rows = [json.dumps({"text": report(number) + f" {label}" * 10}) for number in numbers]
+        path = tmp_path / "examples" / f"{label}.jsonl"
+        path.parent.mkdir(exist_ok=True)
+        path.write_text("\n".join(rows))
+    quality: dict[str, Any] = {
+        "positive": [{"paths": [str(tmp_path / "examples" / "good.jsonl")]}],
+        "negative": [{"paths": [str(tmp_path / "examples" / "bad.jsonl")]}],
+        "dim": 8, "buckets": 2000, "keep": 0.5,
+    }  # fmt: skip
+    config = configuration(tmp_path, quality=quality)
+    WORKFLOW.check(config)
+    unknown = configuration(tmp_path, quality={**quality, "negative": [{"from_source": "nowhere"}]})
+    with pytest.raises(ConfigError, match="from_source 'nowhere' is none of the sources lines, crawl"):
+        WORKFLOW.check(unknown)
+
+    assert run_refresh(config, tmp_path / "runs.db")["snapshot"] == 1
+    write_lines(tmp_path / "lines" / "b.jsonl", range(200, 220))
+    shutil.rmtree(tmp_path / "examples")
+    WORKFLOW.check(config)
+    assert run_refresh(config, tmp_path / "runs.db")["snapshot"] == 2
+
+    store = Store(tmp_path / "store")
+    one, two = (open_snapshot(store, "web", number) for number in (1, 2))
+    assert two.built("quality-model") == one.built("quality-model")
+    threshold = one.built("quality").statistics["thresholds"][ALL]
+    assert two.built("quality").statistics["thresholds"] == {ALL: threshold}
+    classifier = Classifier(one.built("quality-model").path(MODEL))
+    for snapshot, count in ((one, 50), (two, 20)):
+        curated = [d for file in document_files(snapshot.built("curate")) for d in read_documents(file.path())]
+        expected = {d.id: score for d in curated if (score := classifier.score(as_line(d.text))) >= threshold}
+        assert len(curated) == count
+        assert scores(snapshot.built("quality")) == expected
+        assert scores(snapshot.built("deduplicate")) == expected, "later stages know the score"
+        assert snapshot.totals["train"]["documents"] > 0
+    assert len(scores(one.built("quality"))) == 25
+
+    chain = [artifact for snapshot in two.history() for artifact in snapshot.artifacts()]
+    assert [a.stage for a in chain].count("quality-model") == 1 and [a.stage for a in chain].count("quality") == 2
+    known = {digest for artifact in chain for digest in (artifact.fingerprint, artifact.content)}
+    assert {digest for a in chain for digest in a.record["inputs"].values()} <= known
+
+    write_lines(tmp_path / "lines" / "c.jsonl", range(300, 305))
+    for change, fault in (
+        ({"quality": {**quality, "keep": 0.2}}, r"quality\.keep is 0\.5 there, 0\.2 here"),
+        ({}, r"quality\.keep is 0\.5 there, None here"),
+    ):
+        with pytest.raises(StageFailed, match=fault):
+            run_refresh(configuration(tmp_path, **change), tmp_path / "runs.db", f"changed-{len(change)}")
