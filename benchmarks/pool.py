@@ -3,13 +3,15 @@
 python benchmarks/pool.py [--units 100000] [--milliseconds 100] [--rounds 3]
 
 The same units run on bare Ray (actors of the same number, `ray.util.ActorPool`) and through the pool, which also writes
-each unit's marker durably. Then a stage is prepared with all but 100 of its units finished, and one attempt after
-another looks for what remains. Prints JSON.
+each unit's marker durably. Each unit computes for that many milliseconds of processor time; what driver, actors and
+Ray's own processes use beyond that is the overhead, which other load on the machine does not change much. Then a stage
+is prepared with all but 100 of its units finished, and one attempt after another looks for what remains. Prints JSON.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import multiprocessing
 import os
@@ -17,10 +19,11 @@ import platform
 import tempfile
 import time
 import tracemalloc
+from collections.abc import Sequence
 from functools import partial
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 from illada.artifacts import Folder, NoProgress
 from illada.config import DataPlacement
@@ -55,13 +58,15 @@ def main() -> None:
 
 
 class Worker:
-    """Waits, as for a processor that works, and writes a small file."""
+    """Computes for a while and writes a small file."""
 
     def run(self, unit: Unit, output: Path) -> dict[str, Any]:
         """See `pipelines.pool.Worker`."""
-        time.sleep(unit.payload["seconds"])
+        started = time.process_time()
+        while time.process_time() - started < unit.payload["seconds"]:
+            sum(range(1000))
         (output / "number").write_text(str(unit.payload["number"]))
-        return {"number": unit.payload["number"]}
+        return {"number": unit.payload["number"], "process": os.getpid(), "work": time.process_time() - started}
 
 
 class Bare:
@@ -78,32 +83,64 @@ class Bare:
 
 
 def _small(folder: Path, milliseconds: float, rounds: int) -> dict[str, Any]:
-    """Seconds, and per cent beyond the units' own work spread over the actors, of 1,000 units."""
+    """What 1,000 units cost beyond their own work."""
     import ray
     from ray.util import ActorPool as RayPool
 
     ray.init(address="local", num_cpus=WORKERS, include_dashboard=False, log_to_driver=False)
     units = [Unit(name=f"u{n:04d}", payload={"number": n, "seconds": milliseconds / 1e3}) for n in range(SMALL)]
     warm = [Unit(name=f"w{n}", payload={"number": n, "seconds": 0.5}) for n in range(WORKERS)]
-    work = SMALL * milliseconds / 1e3 / WORKERS
-    taken: dict[str, list[float]] = {"bare_ray": [], "pool": []}
+    taken: dict[str, list[dict[str, float]]] = {"bare_ray": [], "pool": []}
     for number in range(rounds):
         actors = [ray.remote(Bare).options(num_cpus=1).remote() for _ in range(WORKERS)]
         bare = RayPool(actors)
         list(bare.map(partial(_run_bare, folder / f"bare-warm-{number}"), warm))
-        started = time.perf_counter()
-        list(bare.map(partial(_run_bare, folder / f"bare-{number}"), units))
-        taken["bare_ray"].append(time.perf_counter() - started)
+        with _Bill() as bill:
+            rows = list(bare.map(partial(_run_bare, folder / f"bare-{number}"), units))
+        taken["bare_ray"].append(bill.overhead(rows))
         for actor in actors:
             ray.kill(actor)
         with ActorPool(Worker, DataPlacement(workers=WORKERS)) as pool:
             pool.run(warm, Folder.at(folder / f"warm-{number}"), NoProgress(), "units")
-            started = time.perf_counter()
-            pool.run(units, Folder.at(folder / f"pool-{number}"), NoProgress(), "units")
-            taken["pool"].append(time.perf_counter() - started)
+            with _Bill() as bill:
+                results = pool.run(units, Folder.at(folder / f"pool-{number}"), NoProgress(), "units")
+            taken["pool"].append(bill.overhead([result.statistics for result in results]))
     ray.shutdown()
-    overhead = {name: [round((s / work - 1) * 100, 2) for s in sorted(seconds)] for name, seconds in taken.items()}
-    return {"units": SMALL, "workers": WORKERS, "work_seconds": work, "overhead_percent_of_each_round": overhead}
+    return {"units": SMALL, "workers": WORKERS, "milliseconds": milliseconds, "rounds": taken}
+
+
+class _Bill:
+    """Processor seconds of this process and its children, Ray's and the actors, while the block lasts."""
+
+    def __enter__(self) -> Self:
+        self._before, self._started = _processor_seconds(), time.perf_counter()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.wall = time.perf_counter() - self._started
+        after = _processor_seconds()
+        self._used = {process: seconds - self._before.get(process, 0.0) for process, seconds in after.items()}
+
+    def overhead(self, rows: Sequence[dict[str, Any]]) -> dict[str, float]:
+        """In per cent of the units' work, by where it was spent; `wall` beyond the work spread over the actors."""
+        work = sum(row["work"] for row in rows)
+        driver = self._used[os.getpid()]
+        actors = sum(self._used[process] for process in {row["process"] for row in rows}) - work
+        rest = sum(self._used.values()) - driver - actors - work
+        parts = {"driver": driver, "actors": actors, "driver_and_actors": driver + actors, "rest_of_ray": rest}
+        percent = {name: round(100 * seconds / work, 2) for name, seconds in parts.items()}
+        return {**percent, "wall": round(100 * (self.wall * WORKERS / work - 1), 2), "work_seconds": round(work, 2)}
+
+
+def _processor_seconds() -> dict[int, float]:
+    import psutil
+
+    found = {}
+    for process in [psutil.Process(), *psutil.Process().children(recursive=True)]:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            times = process.cpu_times()
+            found[process.pid] = times.user + times.system
+    return found
 
 
 def _run_bare(work: Path, actor: Any, unit: Unit) -> Any:

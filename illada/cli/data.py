@@ -1,4 +1,4 @@
-"""`illada data`: the snapshots of a corpus: listed, compared, checked."""
+"""`illada data`: documents and tokens looked into; the snapshots of a corpus listed, compared, checked."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from illada.cli import data_inspect, data_search, data_stats
 from illada.cli.live import amount, byte_size
 from illada.cli.options import Json
 from illada.config import Placement
@@ -25,8 +26,13 @@ Name = Annotated[str, typer.Argument(help="corpus@number, a corpus (its newest),
 
 def register(app: typer.Typer) -> None:
     """Add the commands to `app`."""
-    data = typer.Typer(help="Snapshots of a corpus.", no_args_is_help=True, rich_markup_mode="markdown")
+    data = typer.Typer(
+        help="Documents, tokens, and snapshots of a corpus.", no_args_is_help=True, rich_markup_mode="markdown"
+    )
     app.add_typer(data, name="data")
+    data_inspect.register(data)
+    data_stats.register(data)
+    data_search.register(data)
 
     @data.command(epilog="Example: illada data snapshots web")
     def snapshots(

@@ -1,0 +1,22 @@
+"""Other people's text on a terminal: what would move the cursor, ring a bell or reorder a line is shown, not sent."""
+
+from __future__ import annotations
+
+import re
+
+_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069\ud800-\udfff\ufeff]")
+
+
+def visible(text: str) -> str:
+    """`text` with control characters (but tab and line feed) and marks of direction as \\xNN or \\uNNNN."""
+    return _CONTROL.sub(_escape, text)
+
+
+def one_line(text: str) -> str:
+    """The same with white space as single spaces."""
+    return visible(" ".join(text.split()))
+
+
+def _escape(found: re.Match[str]) -> str:
+    code = ord(found.group())
+    return f"\\x{code:02x}" if code < 256 else f"\\u{code:04x}"
