@@ -56,7 +56,8 @@ def curate(
         from pipelines.urls import share_block_lists
 
         lists = share_block_lists(attempt.scratch / "block-lists", attempt.work)
-    factory = functools.partial(CurateWorker, config, privacy, lists)
+    sites = _sites(config, attempt)
+    factory = functools.partial(CurateWorker, config, privacy, lists, sites)
     most = math.ceil(config.max_quarantined * len(units))
     results = run_units(units, factory, attempt.work / "units", placement, progress, "MB", most)
     statistics = _statistics(results)
@@ -72,17 +73,39 @@ def curate(
     return statistics
 
 
+def _sites(config: Curate, attempt: Attempt) -> Mapping[str, Sequence[Reference]]:
+    """The user's lists of sites for the workers. Raises ValueError for one that changed."""
+    if not config.opt_outs and not config.block_lists:
+        return {}
+    from pipelines.sites import share_sites, sites_identity
+
+    if sites_identity(config)["lists"] != attempt.identity.config.get("lists"):
+        raise ValueError("a list of sites changed while the stage was starting; run again")
+    return share_sites(config, attempt.scratch, attempt.work)
+
+
 class CurateWorker:
     """Runs the filter chain on one unit after another. Imports datatrove and loads its models on construction."""
 
-    def __init__(self, config: Curate, privacy: Privacy | None, block_lists: Sequence[Reference]) -> None:
+    def __init__(
+        self,
+        config: Curate,
+        privacy: Privacy | None,
+        block_lists: Sequence[Reference],
+        sites: Mapping[str, Sequence[Reference]],
+    ) -> None:
         from pipelines.filters import build_chain
         from pipelines.privacy.step import PrivacyFilter
         from pipelines.readers import READ
         from pipelines.recorder import Sink
+        from pipelines.site_filter import SiteFilter
+        from pipelines.sites import REASONS
 
         self._config = config
-        self._chain = build_chain(config, [fetch(file) for file in block_lists])
+        first = [
+            (SiteFilter(sites[name], REASONS[name], sink := Sink(name)), sink) for name in REASONS if name in sites
+        ]
+        self._chain = first + build_chain(config, [fetch(file) for file in block_lists])
         self._privacy = None
         if privacy is not None:
             sink = Sink("privacy")

@@ -40,10 +40,10 @@ def build_block_lists(folder: Path) -> None:
         for name in _LISTS:
             member = archive.extractfile(name)
             assert member is not None, f"{_ARCHIVE} has no member {name}"
-            hashes = np.concatenate(list(_line_hashes(member)))
-            hashes.sort()
+            found = np.concatenate(list(_line_hashes(member)))
+            found.sort()
             with atomic_path(folder / f"{name}.npy") as temporary, temporary.open("wb") as file:
-                np.save(file, hashes)
+                np.save(file, found)
 
 
 def _line_hashes(file: IO[bytes]) -> Iterator[npt.NDArray[np.uint64]]:
@@ -51,16 +51,17 @@ def _line_hashes(file: IO[bytes]) -> Iterator[npt.NDArray[np.uint64]]:
     rest = b""
     while block := file.read(_BLOCK):
         *lines, rest = (rest + block).split(b"\n")
-        yield _hashes(lines)
-    yield _hashes([rest] if rest else [])
+        yield hashes(lines)
+    yield hashes([rest] if rest else [])
 
 
-def _hashes(lines: list[bytes]) -> npt.NDArray[np.uint64]:
+def hashes(lines: list[bytes]) -> npt.NDArray[np.uint64]:
+    """xxh64 of each line, without blanks around it."""
     return np.fromiter(map(xxhash.xxh64_intdigest, map(bytes.strip, lines)), dtype=np.uint64, count=len(lines))
 
 
 class HashSet:
-    """Membership of strings in a file that `build_block_lists` wrote."""
+    """Membership of strings in a file of ascending hashes."""
 
     def __init__(self, path: Path) -> None:
         self._hashes = np.load(path, mmap_mode="r")

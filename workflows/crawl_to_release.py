@@ -25,6 +25,7 @@ from pipelines.acquire import check_sources
 from pipelines.conversation import pairs_identity
 from pipelines.pairs import PAIRS_VERSION, build_pairs
 from pipelines.quality_examples import check_quality
+from pipelines.sites import check_sites
 from workflows.checkpoints import MOVE
 from workflows.finish import Measurement
 from workflows.publish import (
@@ -43,6 +44,7 @@ from workflows.texts import curate_config, texts_from_corpus, texts_from_sources
 def check(config: WorkflowConfig) -> None:
     """Raise ConfigError for missing sources, conversations and benchmarks, gates that cannot pass, and the like."""
     check_sources(config.data)
+    check_sites(config.data.curate)
     if config.data.quality is not None:
         check_quality(config.data.quality, [source.name for source in config.data.sources])
     pairs_identity(config.data.pairs)
@@ -54,7 +56,7 @@ def check(config: WorkflowConfig) -> None:
 def stage_configs(config: WorkflowConfig) -> dict[str, dict[str, Any]]:
     """The configuration that each stage's identity is made of, in the order of the graph.
 
-    To `acquire-*`, `quality-model`, `decontaminate` and `pairs` the graph adds the content of the files it names.
+    To `acquire-*`, `curate`, `quality-model`, `decontaminate` and `pairs` the graph adds the content of files.
     """
     data, model = config.data, config.model.identity()
     evaluated = _measurement(config).identity()

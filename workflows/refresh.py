@@ -32,6 +32,7 @@ from pipelines.discover import DISCOVER_VERSION, DISCOVERY, discover
 from pipelines.index import INDEX_VERSION, SignatureIndex, key_config, open_index
 from pipelines.languages import check_languages
 from pipelines.quality_examples import check_quality
+from pipelines.sites import check_sites, sites_identity
 from pipelines.sources.growing import Listed, unchanged
 from pipelines.take import TAKE_VERSION, take, taking_identity
 from pipelines.tokenize import TOKENIZE_VERSION, tokenize_documents
@@ -45,8 +46,9 @@ _LISTED = ("name", "url", "bytes", "version")
 
 
 def check(config: RefreshConfig) -> None:
-    """Raise ConfigError for unknown languages, and for examples of quality that a corpus without snapshots needs."""
+    """Raise ConfigError for unknown languages, lists of sites that cannot be read, and examples of quality."""
     check_languages(config.curate.languages)
+    check_sites(config.curate)
     if config.quality is not None and not numbers(Store(config.placement.store), config.corpus):
         check_quality(config.quality, [source.name for source in config.sources])
 
@@ -126,7 +128,7 @@ def _next(
     curated = run.stage(
         "curate",
         CURATE_VERSION,
-        configs["curate"],
+        {**configs["curate"], **sites_identity(config.curate)},
         {name: source.content for name, source in acquired.items()},
         lambda attempt, progress: curate(
             config.curate, acquired, attempt, place, progress, privacy=config.privacy, may_be_empty=growing

@@ -14,6 +14,7 @@ from illada.durable.engine import StageRunner
 from pipelines.acquire import ACQUIRE_VERSION, acquire, source_identity
 from pipelines.curate import CURATE_VERSION, curate
 from pipelines.deduplicate import DEDUPLICATE_VERSION, deduplicate
+from pipelines.sites import sites_identity
 from pipelines.tokenize import TOKENIZE_VERSION, tokenize_documents
 from pipelines.tokenizer import TOKENIZER_VERSION, build_tokenizer
 from workflows.publish import remote
@@ -70,7 +71,7 @@ def texts_from_sources(run: StageRunner, config: WorkflowConfig) -> Texts:
     curated = run.stage(
         "curate",
         CURATE_VERSION,
-        curate_config(data),
+        {**curate_config(data), **sites_identity(data.curate)},
         {name: source.content for name, source in sources.items()},
         lambda attempt, progress: curate(data.curate, sources, attempt, place, progress, privacy=data.privacy),
         place.identity(),

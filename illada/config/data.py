@@ -99,14 +99,16 @@ Source = Annotated[WebDocs | PythonCode | WarcFiles | TextFiles, Field(discrimin
 class Curate(Config):
     """Extraction and quality filters (Gopher, arXiv 2112.11446; C4, arXiv 1910.10683; FineWeb, arXiv 2406.17557).
 
-    `max_quarantined` is the share of input units (files, mostly; rounded up) that may be left out because they kill
-    every worker that tries them.
+    Documents of the sites listed in the files `opt_outs` and `block_lists` are dropped. `max_quarantined` is the share
+    of input units (files, mostly; rounded up) that may be left out because they kill every worker that tries them.
     """
 
     extraction: Literal["exact", "fast"] = "fast"
     languages: tuple[str, ...] = ("en", "fr", "de", "es", "it", "pt", "nl", "ru")
     language_threshold: float = Field(default=0.65, ge=0, le=1)
     url_filter: bool = True
+    block_lists: tuple[str, ...] = ()
+    opt_outs: tuple[str, ...] = ()
     gopher_repetition: bool = True
     gopher_quality: bool = True
     c4: bool = True
