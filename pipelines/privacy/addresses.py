@@ -3,9 +3,10 @@
 datatrove takes any four numbers up to 255 that are joined by dots. Here they must stand alone (no letter, digit or
 further number attached). What is left is still ambiguous, and judged by its surroundings:
 
-- a word of networks before it, a port or a mask behind it: an address;
-- a word of versions or sections before it and no other word between, or a place inside a path: none;
-- all four numbers below 32: none. Versions and sections look like that; of all addresses 1 in 4096 does.
+- in an address with a scheme or a name, with a port or a mask behind it: an address;
+- inside a path, or attached to a name by a hyphen: none;
+- right behind a word of networks: an address; of versions or sections: none;
+- the last three numbers below 32: none. Versions and sections look like that; of all addresses 1 in 512 does.
 
 Of IPv6 only global unicast addresses (2000::/3, RFC 4291) are taken, which do not look like C++ names.
 """
@@ -32,9 +33,12 @@ _VERSION = (
 )
 _CONTEXT = re.compile(rf"(?<!\w)(?:(?P<network>{_NETWORK})|(?:{_VERSION}))(?!\w)", re.IGNORECASE)
 _REACH = 32  # characters before an address that are looked at
-_LIST = re.compile(r"(?:[\W\d]|and|or|to|no|nr|number|und|bis|et|à|y|e|и)*")  # of what the word before it is said of
-_PORT_OR_MASK = re.compile(r":\d{2,5}(?!\d)|/\d{1,2}(?![\d.])")
+_BETWEEN = re.compile(
+    r"(?:[\W\d]|and|or|to|is|at|of|no|nr|number|und|bis|et|à|y|e|и)*"
+)  # a word and what it is said of
+_PORT_OR_MASK = re.compile(r":\d{2,5}(?!\d)|/\d{1,2}(?![\d./])")
 _SMALL = 32
+_COLONS = 7  # an address of version 6 has, unless it is shortened by "::"
 
 
 def ips(page: Page) -> Iterator[Span]:
@@ -43,6 +47,8 @@ def ips(page: Page) -> Iterator[Span]:
         for found in _V4.finditer(page.shape):
             if _is_public(page.text[slice(*found.span())]) and _is_address(page.text, *found.span()):
                 yield found.span()
+    if b"::" not in page.shape and page.shape.count(b":") < _COLONS:
+        return
     for found in _LIKE_V6.finditer(page.shape):
         start = found.start()
         address = page.text[slice(*found.span())].rstrip(":")
@@ -62,11 +68,9 @@ def _is_address(text: str, start: int, end: int) -> bool:
     before = text[max(0, start - _REACH) : start].rpartition("\n")[2]
     if before.endswith(("://", "@")) or _PORT_OR_MASK.match(text, end):
         return True
-    words = list(_CONTEXT.finditer(before))
-    if words and words[-1]["network"]:
-        return True
-    if words and _LIST.fullmatch(before, words[-1].end()):
-        return False
     if re.search(r"\w/$|[^\W\d]-$", before) or re.match(r"-(?!\d+\.)\w", text[end : end + 5]):
         return False
-    return max(map(int, text[start:end].split("."))) >= _SMALL
+    words = list(_CONTEXT.finditer(before))
+    if words and _BETWEEN.fullmatch(before, words[-1].end()):
+        return words[-1]["network"] is not None
+    return max(map(int, text[start:end].split(".")[1:])) >= _SMALL

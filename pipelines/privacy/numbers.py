@@ -39,7 +39,7 @@ _FRENCH = re.compile(
 )
 _PHONE_WORD = re.compile(
     r"(?<!\w)(?:tel|tél|phone|telephone|téléphone|telefon|telefono|teléfono|telefone|telefoon|fax|mobile|mobil|móvil|"
-    r"celular|cellulare|cell|handy|gsm|whatsapp|hotline|тел|телефон|факс|моб)"
+    r"celular|cellulare|cell|handy|whatsapp|hotline|тел|телефон|факс|моб)"
     r"(?:[^\w\n]{0,3}(?:no|nr|number|num|numéro|nummer|№))?[^\w\n]{0,4}$",
     re.IGNORECASE,
 )
@@ -104,12 +104,19 @@ def _phone(text: str, start: int, end: int) -> Span | None:
     opened = before.endswith("(")
     sign = before.removesuffix("(")[-2:]
     groups = _groups(text, start, end)
+    if not groups:
+        return None
     digits = "".join(text[slice(*group)] for group in groups)
     if sign.endswith("+"):
         if sign != "+" and (sign[0].isalnum() or sign[0] in "_+"):
             return None
         return _international(text, groups, "", start - 1 - opened)
-    if digits.startswith("00") and len(groups) > 2 and not (sign and (sign[-1].isalnum() or sign[-1] in ".,-_/")):
+    if (
+        text.startswith("00", start)
+        and groups[0][1] > start + 2
+        and len(groups) > 2
+        and not (sign and (sign[-1].isalnum() or sign[-1] in ".,-_/"))
+    ):
         return _international(text, groups, "00", start)
     if len(digits) >= _LEAST and _PHONE_WORD.search(before) and not _DATE.match(text, start):
         return start - opened, groups[-1][1]

@@ -14,38 +14,38 @@ from collections.abc import Iterator
 
 from pipelines.privacy.page import Page, Span
 
-_ALONE, _END = r"(?<![A-Za-z0-9_-])", r"(?![A-Za-z0-9_-])"
-_TOKENS: dict[str, re.Pattern[str]] = {
-    sign: re.compile(_ALONE + pattern + _END)
+_END = r"(?![A-Za-z0-9_-])"
+_TOKEN = re.compile(
+    "(?:"
+    r"A(?:KIA|SIA)[A-Z0-9]{16}|"  # AWS
+    r"gh[pousr]_[A-Za-z0-9]{36,251}|github_pat_[A-Za-z0-9_]{82}|"  # GitHub
+    r"glpat-[A-Za-z0-9_-]{20,64}|"  # GitLab
+    r"xox[abeoprs]-[A-Za-z0-9-]{20,250}|"  # Slack
+    r"AIza[A-Za-z0-9_-]{35}|GOCSPX-[A-Za-z0-9_-]{28}|"  # Google
+    r"[rs]k_live_[A-Za-z0-9]{20,247}|"  # Stripe
+    r"sk-(?:(?:proj|svcacct|admin)-[A-Za-z0-9_-]{40,200}|ant-[A-Za-z0-9_-]{80,120}|[A-Za-z0-9]{48})|"  # OpenAI
+    r"hf_[A-Za-z]{34}|npm_[A-Za-z0-9]{36}|pypi-AgE[A-Za-z0-9_-]{50,512}|"
+    r"dop_v1_[0-9a-f]{64}|"  # DigitalOcean
+    r"eyJ[A-Za-z0-9_-]{17,4096}\.eyJ[A-Za-z0-9_-]{10,8192}\.[A-Za-z0-9_-]{10,1024}"  # JSON web token
+    ")" + _END
+)
+"""Tokens that begin with a run of at least `_RUN` letters, digits, _ and -."""
+_BROKEN_TOKENS = {
+    sign: re.compile(r"(?<![A-Za-z0-9_-])" + pattern + _END)
     for sign, pattern in {
-        "AKIA": r"AKIA[A-Z0-9]{16}",  # AWS
-        "ASIA": r"ASIA[A-Z0-9]{16}",
-        "ghp_": r"ghp_[A-Za-z0-9]{36,251}",  # GitHub
-        "gho_": r"gho_[A-Za-z0-9]{36,251}",
-        "ghu_": r"ghu_[A-Za-z0-9]{36,251}",
-        "ghs_": r"ghs_[A-Za-z0-9]{36,251}",
-        "ghr_": r"ghr_[A-Za-z0-9]{36,251}",
-        "github_pat_": r"github_pat_[A-Za-z0-9_]{82}",
-        "glpat-": r"glpat-[A-Za-z0-9_-]{20,64}",  # GitLab
-        "xox": r"xox[abeoprs]-[A-Za-z0-9-]{20,250}",  # Slack
         "hooks.slack.com/services/": r"hooks\.slack\.com/services/T[A-Z0-9]{6,12}/B[A-Z0-9]{6,12}/[A-Za-z0-9]{20,32}",
-        "AIza": r"AIza[A-Za-z0-9_-]{35}",  # Google
-        "ya29.": r"ya29\.[A-Za-z0-9_-]{30,512}",
-        "GOCSPX-": r"GOCSPX-[A-Za-z0-9_-]{28}",
-        "k_live_": r"[rs]k_live_[A-Za-z0-9]{20,247}",  # Stripe
-        "sk-": r"sk-(?:(?:proj|svcacct|admin)-[A-Za-z0-9_-]{40,200}|ant-[A-Za-z0-9_-]{80,120}|[A-Za-z0-9]{48})",
-        "hf_": r"hf_[A-Za-z]{34}",  # Hugging Face
-        "npm_": r"npm_[A-Za-z0-9]{36}",
-        "pypi-AgE": r"pypi-AgE[A-Za-z0-9_-]{50,512}",
+        "ya29.": r"ya29\.[A-Za-z0-9_-]{30,512}",  # Google
         "SG.": r"SG\.[A-Za-z0-9_-]{22}\.[A-Za-z0-9_-]{43}",  # SendGrid
-        "dop_v1_": r"dop_v1_[0-9a-f]{64}",  # DigitalOcean
         ":AA": r"[0-9]{8,10}:AA[A-Za-z0-9_-]{33}",  # Telegram
-        "eyJ": r"eyJ[A-Za-z0-9_-]{10,}\.eyJ[A-Za-z0-9_-]{10,}\.[A-Za-z0-9_-]{10,}",  # JSON web token
     }.items()
 }
-_RUN = 20  # every token has that many letters, digits, _ and - in a row
+"""Those that have such a run further on, by what is sure to be in them."""
+_RUN = b"a" * 20  # every token and value has that many characters in a row
 _LETTERS = frozenset(b"0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz_-")
-_WORDS = bytes(ord("a") if byte in _LETTERS else ord(" ") for byte in range(256))
+_WORDS, _VALUES = (
+    bytes(ord("a") if byte in letters else ord(" ") for byte in range(256))
+    for letters in (_LETTERS, _LETTERS | set(b"+/"))
+)
 
 _BEGIN = re.compile(r"-----BEGIN (?:[A-Z0-9]{1,12} ){0,4}PRIVATE KEY(?: BLOCK)?-----")
 _FINISH = re.compile(r"-----END (?:[A-Z0-9]{1,12} ){0,4}PRIVATE KEY(?: BLOCK)?-----")
@@ -53,15 +53,18 @@ _BASE64 = re.compile(r"[A-Za-z0-9+/]{30}")
 _BLOCK = 20_000  # characters: longer than a key of 16,384 bits
 
 _PASSWORD = re.compile(r"://[^\s:/@?#\"'<>]{0,64}:([^\s/@?#\"'<>]{3,128})@(?=[\w\[])")
-_ASSIGNED = re.compile(
+_VALUE = re.compile(r"[A-Za-z0-9_+/=-]{20,128}(?![A-Za-z0-9_+/=-])")
+_NAME = re.compile(
     r"(?:api|secret|access|auth|private|client|account)[_-]?(?:secret[_-]?|access[_-]?|auth[_-]?)?(?:key|token|secret)"
-    r"[\"']?\]?\s{0,4}(?:=>|:=|=|:)\s{0,4}[\"']?([A-Za-z0-9_+/=-]{20,128})(?![\w+/=-])",
+    r"[\"']?\]?\s{0,4}(?:=>|:=|=|:)\s{0,4}[\"']?$",
     re.IGNORECASE,
 )
+_NAMED = 48  # characters before a value in which its name is
 _BITS = 3.4  # of entropy a character, that an assigned value has at least: words have less
 _STAND_IN = re.compile(
     r"[^\w]*(?:(?:my|your|the|some|db|user|a)?[-_ ]?(?:pass(?:word|wd|phrase)?|pwd|pw|secret|token|key|hidden|redacted|"
-    r"changeme|example|test|foo|bar|foobar|guest|root|admin|postgres|mysql|user(?:name)?)\d{0,4})[^\w]*|(.)\1*|[.*…]+|"
+    r"mot-de-passe|contraseña|passwort|kennwort|senha|wachtwoord|пароль|changeme|example|test|foo|bar|foobar|"
+    r"guest|root|admin|postgres|mysql|user(?:name)?)\d{0,4})[^\w]*|(.)\1*|[.*…]+|"
     r"[$%{<\[(].*|.*(?:example|your|placeholder|dummy|xxxx|\.\.\.|\*\*\*).*",
     re.IGNORECASE,
 )
@@ -74,11 +77,26 @@ def secrets(page: Page) -> Iterator[Span]:
         yield from _private_keys(text)
     if "://" in text and "@" in text:
         yield from (found.span(1) for found in _PASSWORD.finditer(text) if not _STAND_IN.fullmatch(found[1]))
-    if b"a" * _RUN in page.shape.translate(_WORDS):
-        for sign, pattern in _TOKENS.items():
+    words = page.shape.translate(_WORDS)
+    if _RUN in words:
+        for start in _runs(words):
+            token = _TOKEN.match(text, start)
+            if token and not token[0].endswith("EXAMPLE"):  # as AWS writes those of its manuals
+                yield token.span()
+        for sign, pattern in _BROKEN_TOKENS.items():
             if sign in text:
-                yield from (found.span() for found in pattern.finditer(text) if not found[0].endswith("EXAMPLE"))
-        yield from (found.span(1) for found in _ASSIGNED.finditer(text) if _looks_random(found[1]))
+                yield from (found.span() for found in pattern.finditer(text))
+    for start in _runs(page.shape.translate(_VALUES)):
+        yield from _assigned(text, start)
+
+
+def _runs(mask: bytes) -> Iterator[int]:
+    """Where the runs of at least `_RUN` begin."""
+    place = mask.find(_RUN)
+    while place >= 0:
+        yield place
+        gap = mask.find(b" ", place)
+        place = mask.find(_RUN, gap) if gap >= 0 else -1
 
 
 def _private_keys(text: str) -> Iterator[Span]:
@@ -89,6 +107,14 @@ def _private_keys(text: str) -> Iterator[Span]:
         if finish and _BASE64.search(text, begin.end(), finish.start()):
             place = finish.end()
             yield begin.start(), place
+
+
+def _assigned(text: str, start: int) -> Iterator[Span]:
+    """The value that begins at `start`, if a name stands before it and it looks random."""
+    if start and text[start - 1] in "=:>\"' \t\n" and _NAME.search(text, max(0, start - _NAMED), start):
+        value = _VALUE.match(text, start)
+        if value and _looks_random(value[0]):
+            yield value.span()
 
 
 def _looks_random(value: str) -> bool:
