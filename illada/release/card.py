@@ -128,9 +128,9 @@ def _sources(chain: Sequence[Artifact]) -> list[dict[str, Any]]:
 
 
 def _funnel(chain: Sequence[Artifact]) -> list[dict[str, Any]]:
-    """The steps of curation and deduplication, added up over the refreshes of a corpus."""
+    """The steps of all stages that pass documents on, added up over the refreshes of a corpus."""
     rows: dict[tuple[str, str], dict[str, Any]] = {}
-    for name in ("curate", "quality", "deduplicate"):
+    for name in ("curate", "quality", "deduplicate", "substrings", "decontaminate-documents"):
         for step in (step for artifact in chain if artifact.stage == name for step in artifact.statistics["funnel"]):
             row = rows.setdefault(
                 (name, step["step"]), {"step": step["step"], "dropped": Counter(), "failed": Counter()}

@@ -17,6 +17,9 @@ from illada.artifacts import Artifact
 from illada.report.metrics import number
 from illada.report.view import RunView
 
+DOCUMENTS = ("curate", "quality", "deduplicate", "substrings", "decontaminate-documents")
+"""Stages that pass documents on, in the order they run; a run may be without some of them."""
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class HeldOut:
@@ -48,6 +51,16 @@ class Share:
     documents: float | None
     bytes: float | None
     tokens: float | None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Domain:
+    """Documents read and kept, and bytes kept, of one registrable domain."""
+
+    name: str
+    read: float
+    documents: float
+    bytes: float
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -118,7 +131,7 @@ def held_out(view: RunView) -> list[HeldOut]:
 
 
 def funnel(view: RunView) -> list[FunnelStep]:
-    """The steps of curation and deduplication in the order they ran."""
+    """The steps of all stages that pass documents on, in the order they ran."""
     return [
         FunnelStep(
             stage=stage,
@@ -130,7 +143,7 @@ def funnel(view: RunView) -> list[FunnelStep]:
             dropped=_by_count(row.get("dropped")),
             failed=_by_count(row.get("failed")),
         )
-        for stage in ("curate", "quality", "deduplicate")
+        for stage in DOCUMENTS
         for row in _mappings(pick(view.artifact(stage), "funnel"))
     ]
 
@@ -139,7 +152,7 @@ def damaged(view: RunView) -> list[tuple[str, str, str]]:
     """(file, record, error) of every record that could not be read."""
     return [
         (str(row.get("file", "")), str(row.get("record", "")), str(row.get("error", "")))
-        for stage in ("curate", "quality", "deduplicate")
+        for stage in DOCUMENTS
         for row in _mappings(pick(view.artifact(stage), "damaged"))
     ]
 
@@ -152,7 +165,7 @@ def damaged_total(view: RunView) -> int:
 
 def mix(view: RunView, kind: str) -> list[Share]:
     """Shares by `kind` ("sources" or "languages"), of tokens once there are tokens, else of bytes; largest first."""
-    for stage in ("tokenize", "deduplicate", "curate"):
+    for stage in ("tokenize", *reversed(DOCUMENTS)):
         table = pick(view.artifact(stage), kind)
         if isinstance(table, Mapping) and table:
             rows = [
@@ -167,6 +180,27 @@ def mix(view: RunView, kind: str) -> list[Share]:
             ]
             return sorted(rows, key=lambda row: (-(row.tokens or row.bytes or 0.0), row.name))
     return []
+
+
+def domains(view: RunView, most: int) -> tuple[list[Domain], Domain | None]:
+    """The domains of which curation read most documents, and all the others together."""
+    table, rest = (pick(view.artifact("curate"), "domains", part) for part in ("domains", "others"))
+    if not isinstance(table, Mapping) or not isinstance(rest, Mapping):
+        return [], None
+    rows = [_domain(str(name) or "(no URL)", row) for name, row in table.items() if isinstance(row, Mapping)]
+    rows.sort(key=lambda row: (-row.read, row.name))
+    others = [_domain("all others", rest), *rows[most:]]
+    sums = [sum(getattr(row, name) for row in others) for name in ("read", "documents", "bytes")]
+    return rows[:most], Domain(name="all others", read=sums[0], documents=sums[1], bytes=sums[2]) if sums[0] else None
+
+
+def quarantined(view: RunView) -> list[tuple[str, str]]:
+    """(file, cause) of input that was given up: no figure counts it."""
+    return [
+        (str(row.get("file", "")), str(row.get("cause", "")))
+        for stage in DOCUMENTS
+        for row in _mappings(pick(view.artifact(stage), "quarantined"))
+    ]
 
 
 def samples(view: RunView) -> list[SamplePair]:
@@ -192,6 +226,11 @@ def inventory(artifact: Artifact) -> tuple[Mapping[str, Any], str | None]:
     return (
         (content, None) if isinstance(content, Mapping) else ({}, f"{artifact.stage}: its inventory is not a mapping")
     )
+
+
+def _domain(name: str, row: Mapping[str, Any]) -> Domain:
+    read, documents, size = (number(row.get(key)) or 0.0 for key in ("read", "documents", "bytes"))
+    return Domain(name=name, read=read, documents=documents, bytes=size)
 
 
 def _by_count(table: Any) -> list[tuple[str, float]]:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from markupsafe import Markup
 
-from illada.report.chain import ACQUIRE, COLUMNS, PLACES, build_seconds, state_class
+from illada.report.chain import ACQUIRE, COLUMNS, PLACES, STACK, build_seconds, expected_parents, state_class
 from illada.report.units import duration
 from illada.report.view import RunView, StageView
 
@@ -65,10 +65,8 @@ def edges(view: RunView) -> list[tuple[str, str, bool]]:
         if stage.artifact is not None:
             found = {produced[value] for value in stage.artifact.record["inputs"].values() if value in produced}
             parents[stage.name] = [name for name in names if name in found]
-        elif stage.name == "curate":
-            parents[stage.name] = [name for name in names if name.startswith(ACQUIRE)]
         else:
-            parents[stage.name] = [name for name in names if stage.name in PLACES and name in PLACES[stage.name][2]]
+            parents[stage.name] = expected_parents(stage.name, names)
     built = {stage.name for stage in view.stages if stage.artifact is not None}
     result = []
     for name, sources in parents.items():
@@ -90,7 +88,12 @@ def _ancestors(name: str, parents: Mapping[str, Sequence[str]]) -> set[str]:
 
 def _layout(stages: Sequence[StageView]) -> tuple[dict[str, Card], float]:
     sources = [stage.name for stage in stages if stage.name.startswith(ACQUIRE)]
-    places = {name: (0, index - (len(sources) - 1) / 2) for index, name in enumerate(sources)}
+    stack = [stage.name for stage in stages if stage.name in STACK]
+    places = {
+        name: (column, index - (len(names) - 1) / 2)
+        for column, names in ((0, sources), (PLACES["curate"][0], stack))
+        for index, name in enumerate(names)
+    }
     for stage in stages:
         if stage.name not in places:
             column, row, _ = PLACES.get(stage.name, (len(COLUMNS) - 1, 1.0, ()))

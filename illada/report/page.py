@@ -23,12 +23,15 @@ from illada.report.chain import build_seconds, state_class, with_pending
 from illada.report.charts import interval_chart
 from illada.report.flow import draw_flow, stage_fact
 from illada.report.lineage import lineage, sources
+from illada.report.rejected import rejections
+from illada.report.sankey import draw_sankey
 from illada.report.training import TrainingCharts, draw_training
 from illada.report.view import RunView
 
 _MOST_DAMAGED = 60
 _MOST_CHARACTERS = 4000
 _MOST_SAMPLES = 40
+_MOST_DOMAINS = 25
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -67,6 +70,10 @@ def _content(view: RunView) -> dict[str, Any]:
     for charts in training:
         notes += charts.notes
     damaged = facts.damaged(view)
+    rejected, unread = rejections(view)
+    notes += unread
+    domains, other_domains = facts.domains(view, _MOST_DOMAINS)
+    steps = facts.funnel(view)
     evaluations = facts.held_out(view)
     return {
         "style": Markup(resources.files("illada.report").joinpath("page.css").read_text(encoding="utf-8")),
@@ -82,7 +89,12 @@ def _content(view: RunView) -> dict[str, Any]:
         "flow": draw_flow(view),
         "state_class": state_class,
         "stage_fact": stage_fact,
-        "funnel": facts.funnel(view),
+        "funnel": steps,
+        "sankey": draw_sankey(steps),
+        "rejected": rejected,
+        "domains": domains,
+        "other_domains": other_domains,
+        "quarantined": facts.quarantined(view),
         "damaged": damaged[:_MOST_DAMAGED],
         "damaged_total": facts.damaged_total(view),
         "mixes": [

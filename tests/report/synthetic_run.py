@@ -10,6 +10,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.parquet as pq
+
 from illada.artifacts import Artifact, StageIdentity, Store
 from illada.report.view import RunView, StageView
 
@@ -127,6 +130,9 @@ class _Run:
         with self.store.attempt(identity) as attempt:
             for file, text in {"data.bin": name, **files}.items():
                 (attempt.output / file).write_text(text, encoding="utf-8")
+            if name == "curate":
+                (attempt.output / "rejected").mkdir()
+                pq.write_table(pa.Table.from_pylist(self.rejected()), attempt.output / "rejected" / "00000.parquet")
             self.artifacts[name] = self.store.publish(attempt, statistics, {}, time.time() - seconds)
         return self.artifacts[name]
 
@@ -146,7 +152,37 @@ class _Run:
             ("c4", 4754, {"too few sentences": 133, "lorem ipsum": 1, "curly bracket": 41}, {}),
             ("fineweb", 4579, {"line punctuation": 88, self.evil or "short lines": 37}, {}),
         ]
-        return {"funnel": _funnel(steps, 164e6), "damaged": self.damaged(), **self.mixes(0)}
+        return {
+            "funnel": _funnel(steps, 164e6),
+            "damaged": self.damaged(),
+            "quarantined": [{"unit": "u", "file": f"warc/00017.warc.gz{self.evil}", "cause": "killed by a signal"}],
+            "domains": self.domains(),
+            **self.mixes(0),
+        }
+
+    def rejected(self) -> list[dict[str, str]]:
+        reasons = [
+            ("extract", "no main text"),
+            ("language", "not wanted"),
+            ("gopher quality", self.evil or "too short"),
+        ]
+        return [
+            {
+                "id": f"{n:032x}", "url": f"https://example.org/{n}{self.evil}", "source": "web", "language": "en",
+                "step": step, "reason": reason,
+                "text": "" if step == "extract" else f"Rejected text {n}. \x1b[1m{self.evil} " + "and so on " * 100,
+            }
+            for n in range(5)
+            for step, reason in reasons
+        ]  # fmt: skip
+
+    def domains(self) -> Mapping[str, Any]:
+        names = ["debian.org", "apache.org", "python.org", "", *(f"site-{n}.example" for n in range(40))]
+        rows = {
+            name: {"read": 3000 // (rank + 1), "documents": 1300 // (rank + 1), "bytes": 9_100_000 // (rank + 1)}
+            for rank, name in enumerate([self.evil or "gnu.org", *names])
+        }
+        return {"domains": rows, "others": {"read": 77, "documents": 9, "bytes": 51_000}}
 
     def damaged(self) -> Sequence[Mapping[str, Any]]:
         rows = [
