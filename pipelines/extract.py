@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterator
-from typing import Literal, Protocol
+from typing import Any, Literal, Protocol
 
 from datatrove.data import Document
 from datatrove.pipeline.base import PipelineStep
 
-from pipelines.extraction import extractor
 from pipelines.recorder import FAILED
+from pipelines.sandbox import Sandbox, SandboxError
 
 
 class Writer(Protocol):
@@ -22,30 +23,54 @@ class Writer(Protocol):
 class Extract(PipelineStep):
     """Replaces the HTML of a page by its main text. A page without any is dropped; one that breaks the parser fails.
 
-    `exact` gives the text of trafilatura as datatrove calls it, `fast` that of resiliparse. Documents that are marked
-    as something else than a page (`kind` in their metadata) pass. `rejected` is given the pages without text, and those
-    that failed with the error in their metadata.
+    `exact` gives the text that datatrove's `Trafilatura` gives of the page if its process has seen no other, `fast`
+    that of `pipelines.fast.blocks`. Both run in a sandbox: a page may take `page_seconds` of processor time and
+    `page_memory` bytes; what takes more, or crashes the parser, is one failed page (`timeout`, `memory`, `crash`).
+    Documents that are marked as something else than a page (`kind` in their metadata) pass. `rejected` is given the
+    pages without text and those that failed; these have the error in their metadata, under `failed`.
     """
 
     type = "🛢 - EXTRAC"
     name = "main text"
 
-    def __init__(self, method: Literal["exact", "fast"] = "fast", rejected: Writer | None = None) -> None:
+    def __init__(
+        self,
+        method: Literal["exact", "fast"] = "fast",
+        rejected: Writer | None = None,
+        *,
+        page_seconds: float = 30.0,
+        page_memory: int = 2**29,
+    ) -> None:
         super().__init__()
-        self._extract, self._rejected = extractor(method), rejected
+        self._rejected = rejected
+        self._new_sandbox = functools.partial(Sandbox, f"pipelines.extractors:{method}", page_seconds, page_memory)
+        self._sandbox: Sandbox | None = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_sandbox": None}  # datatrove sends steps to other processes
 
     def run(self, data: Iterator[Document], rank: int = 0, world_size: int = 1) -> Iterator[Document]:
         """Pages as text; documents that are text already as they are."""
         for document in data:
             if document.metadata.get("kind", "html") == "html":
-                try:
-                    document.text, document.metadata["title"] = self._extract(document.text)
-                except Exception as error:  # counted and named: one page must not stop a crawl
-                    document.metadata[FAILED] = f"{type(error).__name__}: {error}"
-                if FAILED in document.metadata or not document.text.strip():
-                    document.metadata["filter_reason"] = "no_text"
+                if not self._extract(document):
                     if self._rejected is not None:
                         self._rejected.write(document, rank)
                     continue
                 document.metadata["kind"] = "text"
             yield document
+
+    def _extract(self, document: Document) -> bool:
+        """Whether there is text in the page now; if not, why."""
+        if self._sandbox is None:
+            self._sandbox = self._new_sandbox()
+        try:
+            document.text, document.metadata["title"] = self._sandbox(document.text)
+        except SandboxError as error:  # counted and named: one page must not stop a crawl
+            document.metadata[FAILED] = str(error)
+            document.metadata["filter_reason"] = error.reason
+            return False
+        if document.text.strip():
+            return True
+        document.metadata["filter_reason"] = "no_text"
+        return False

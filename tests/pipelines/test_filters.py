@@ -25,6 +25,7 @@ from illada.config import Curate
 from pipelines.filters import build_chain, step_names
 from pipelines.languages import function_words, identify_language
 from pipelines.recorder import Recorder, run_chain
+from pipelines.sandbox import SandboxError
 from pipelines.urls import HashSet, OfflineURLFilter, build_block_lists
 
 SHARED = Path(__file__).resolve().parents[2].parent / "shared" / "data" / "text"
@@ -164,7 +165,7 @@ def test_a_document_that_breaks_a_filter_fails_alone(monkeypatch: pytest.MonkeyP
         return True
 
     monkeypatch.setattr(C4QualityFilter, "filter", fragile)
-    monkeypatch.setattr("pipelines.extract.extractor", lambda method: _fragile_extractor)
+    monkeypatch.setattr("pipelines.extract.Sandbox", lambda *_: _fragile_extractor)
     texts = ["\n".join(prose("en", seed, 15)) for seed in range(8)]
     kept, recorder = run(NO_URLS, [document(text, number=number) for number, text in enumerate(texts)])
     broken = sum("chestnut" in text for text in texts)
@@ -178,7 +179,7 @@ def test_a_document_that_breaks_a_filter_fails_alone(monkeypatch: pytest.MonkeyP
 
 
 def _fragile_extractor(html: str) -> tuple[str, str]:
-    raise RecursionError("too deep")
+    raise SandboxError("error", "RecursionError: too deep")
 
 
 def test_rejected_documents_are_sampled_by_id() -> None:

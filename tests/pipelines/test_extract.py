@@ -1,0 +1,67 @@
+"""The extraction step: pages in, documents out, and none is lost."""
+
+from __future__ import annotations
+
+import pickle
+from typing import Literal
+
+import pytest
+from datatrove.data import Document
+from text_bench import page, prose
+
+from pipelines.extract import Extract
+from pipelines.extractors import exact, fast
+from pipelines.recorder import FAILED
+
+METHODS = ["exact", "fast"]
+
+
+class Rejected(list[Document]):
+    def write(self, document: Document, rank: int = 0) -> None:
+        self.append(document)
+
+
+def documents(*pages: str) -> list[Document]:
+    return [Document(text=html, id=str(number)) for number, html in enumerate(pages)]
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_alone_it_is_a_step_of_datatrove(method: Literal["exact", "fast"]) -> None:
+    paragraphs = prose("en", 3)
+    step = pickle.loads(pickle.dumps(Extract(method)))  # as its executors do
+    rejected = Rejected()
+    step = Extract(method, rejected)
+    assert pickle.loads(pickle.dumps(step)).name == "main text"
+    code = Document(text="<p>", id="code", metadata={"kind": "code"})
+    html = page(paragraphs, "Old &amp; new\n  tales").decode()
+    kept = list(step.run(iter([*documents(html, "", "\0", "<html><body><script>x()</script></body></html>"), code])))
+    assert [document.id for document in kept] == ["0", "code"]
+    assert kept[0].metadata == {"title": "Old & new tales", "kind": "text"}
+    assert all(paragraph in kept[0].text for paragraph in paragraphs)
+    assert "About" not in kept[0].text
+    assert kept[1].text == "<p>"
+    assert [(document.id, document.metadata["filter_reason"]) for document in rejected] == [
+        (name, "no_text") for name in "123"
+    ]
+    assert not any(FAILED in document.metadata for document in rejected)
+
+
+def test_a_page_over_a_limit_fails_alone_and_is_named() -> None:
+    good = page(prose("en", 3), "Tales").decode()
+    endless = "<div>" + "<p>word <b>word</b> word</p>" * 60_000
+    for limits, reason in (({"page_seconds": 0.2}, "timeout"), ({"page_memory": 2**23}, "memory")):
+        rejected = Rejected()
+        step = Extract("exact", rejected, **limits)  # type: ignore[arg-type]
+        kept = list(step.run(iter(documents(good, endless, good))))
+        assert [document.id for document in kept] == ["0", "2"]
+        assert kept[0].text == kept[1].text != ""
+        assert [(document.id, document.metadata["filter_reason"]) for document in rejected] == [("1", reason)]
+        assert "more than" in rejected[0].metadata[FAILED]
+
+
+@pytest.mark.parametrize("make", [exact, fast])
+def test_text_does_not_depend_on_the_pages_before(make: type) -> None:
+    extract = make()
+    html = page(prose("en", 4) * 3, "Title").decode()
+    first = extract(html)
+    assert {extract(html) for _ in range(5)} == {first}
