@@ -57,10 +57,12 @@ def write_card(
         count=parameters(architecture),
         dtype=json.loads(model.path("config.json").read_text(encoding="utf-8"))["dtype"],
         sources=_sources(chain),
+        used=_used(chain, _tokens(stages)["sources"]),
         tokens=_tokens(stages),
         languages=_by_size(_tokens(stages)["languages"]),
         funnel=[_step(step) for step in _funnel(chain)],
         quarantined=[lost for artifact in chain for lost in artifact.statistics.get("quarantined", ())],
+        quality=_quality(chain),
         privacy=_privacy(chain),
         tokenizer=stages["tokenizer"].statistics,
         pairs=stages["pairs"].statistics if "pairs" in stages else None,
@@ -125,6 +127,32 @@ def _sources(chain: Sequence[Artifact]) -> list[dict[str, Any]]:
         row["files"] += len(inventory["files"])
         row["bytes"] += sum(file["bytes"] for file in inventory["files"])
     return list(rows.values())
+
+
+def _used(
+    chain: Sequence[Artifact], tokens: Mapping[str, Mapping[str, int]]
+) -> list[tuple[str, str, Mapping[str, int]]]:
+    """(name, its licences, documents and bytes and tokens) of every source, also those of which nothing was left."""
+    licences: dict[str, dict[str, None]] = {name: {} for name in sorted(tokens)}
+    for source in _sources(chain):
+        licences.setdefault(source["source"], {})[source["licence"]] = None
+    none = {"documents": 0, "bytes": 0, "tokens": 0}
+    return [(name, ", ".join(found) or "-", tokens.get(name, none)) for name, found in licences.items()]
+
+
+def _quality(chain: Sequence[Artifact]) -> dict[str, Any] | None:
+    """How the classifier did on examples held out, and what was scored and kept by it; None without one."""
+    models = [artifact for artifact in chain if artifact.stage == "quality-model"]
+    if not models:
+        return None
+    found = [
+        row
+        for artifact in chain
+        if artifact.stage == "quality"
+        for row in artifact.statistics["scores"]["sources"].values()
+    ]
+    scored, kept = sum(sum(row["scores"]) for row in found), sum(row["kept"] for row in found)
+    return {"held_out": models[0].statistics["held_out"], "scored": scored, "kept": kept}
 
 
 def _funnel(chain: Sequence[Artifact]) -> list[dict[str, Any]]:

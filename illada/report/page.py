@@ -25,6 +25,7 @@ from illada.report.flow import draw_flow, stage_fact
 from illada.report.lineage import lineage, sources
 from illada.report.rejected import rejections
 from illada.report.sankey import draw_sankey
+from illada.report.scores import distributions, thresholds
 from illada.report.training import TrainingCharts, draw_training
 from illada.report.view import RunView
 
@@ -95,6 +96,8 @@ def _content(view: RunView) -> dict[str, Any]:
         "domains": domains,
         "other_domains": other_domains,
         "quarantined": facts.quarantined(view),
+        "scores": distributions(view),
+        "thresholds": thresholds(view),
         "damaged": damaged[:_MOST_DAMAGED],
         "damaged_total": facts.damaged_total(view),
         "mixes": [

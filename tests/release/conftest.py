@@ -100,7 +100,13 @@ def build_chain(root: Path, model: TinyModel) -> Chain:
     found = {"emails": {"documents": 12, "occurrences": 34}, "secrets": {"documents": 1, "occurrences": 1}}
     privacy = {"privacy": Privacy(secrets="drop").identity()}
     curated = chain.add("curate", {**documents, "privacy": found}, sources, privacy)
-    unique = chain.add("deduplicate", documents, {"curated": curated.fingerprint}, Deduplicate().identity())
+    held_out = {"positive": 40, "negative": 60, "auc": 0.98765}
+    judge = chain.add("quality-model", {"held_out": held_out}, {"curated": curated.fingerprint})
+    scores = {"sources": {"web": {"scores": [700, 200], "kept": 90}}, "languages": {}}
+    best = chain.add(
+        "quality", {**documents, "scores": scores}, {"curated": curated.fingerprint, "model": judge.fingerprint}
+    )
+    unique = chain.add("deduplicate", documents, {"curated": best.fingerprint}, Deduplicate().identity())
     tokenizer = chain.add(
         "tokenizer",
         {"vocab_size": 300, "sample_documents": 10, "sample_bytes": 1000, "bytes_per_token": 2.5},

@@ -51,7 +51,7 @@ def test_a_release_is_complete_and_verifies(released: Artifact) -> None:
     assert released.statistics["files"] == len(FILES)
     done = CliRunner().invoke(app, ["verify", str(released.local())])
     assert done.exit_code == 0
-    assert "14 artifacts lead back to 3 source files" in done.output
+    assert "16 artifacts lead back to 3 source files" in done.output
     assert "3 passed, waived: decontamination (no benchmarks | here)" in done.output
     assert CliRunner().invoke(app, ["verify"]).exit_code == 2
 
@@ -185,7 +185,7 @@ def test_a_broken_chain_of_provenance_is_found(
 
 
 def test_building_from_an_incomplete_chain_fails(chain: Chain, build_in: Build) -> None:
-    with pytest.raises(ReleaseError, match="'curated' of deduplicate"):
+    with pytest.raises(ReleaseError, match="'curated' of quality-model"):
         build_in([artifact for artifact in chain.artifacts if artifact.stage != "curate"])
 
 
@@ -205,7 +205,7 @@ def test_provenance_says_which_code_and_nothing_of_the_machine(released: Artifac
         assert f'"{word}"' not in text
     checksums = json.loads(released.path("checksums.json").read_text())["files"]
     checked = check_provenance(released.local(), {name: entry["sha256"] for name, entry in checksums.items()})
-    assert (len(checked["artifacts"]), [len(source["files"]) for source in checked["sources"]]) == (14, [2, 1])
+    assert (len(checked["artifacts"]), [len(source["files"]) for source in checked["sources"]]) == (16, [2, 1])
 
 
 def _edit(path: Path, change: Callable[[dict[str, Any]], None]) -> None:
