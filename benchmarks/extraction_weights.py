@@ -22,7 +22,8 @@ from torch import Tensor, nn
 from pipelines.fast.blocks import WEIGHTS, Blocks, Network, main_blocks
 from pipelines.fast.kernels import features
 
-HIDDEN = 16
+HIDDEN = 32
+DROPOUT = 0.2
 EPOCHS = 12
 BATCH = 2048
 LEARNING_RATE = 3e-3
@@ -55,7 +56,7 @@ def train(pages: list[Labelled], blocks: list[Blocks]) -> Network:
     mean, deviation = inputs.mean(0), inputs.std(0) + 1e-3
     scaled = (inputs - mean) / deviation
     first, second = nn.Linear(inputs.shape[1], HIDDEN), nn.Linear(HIDDEN, 1)
-    model = nn.Sequential(first, nn.ReLU(), second)
+    model = nn.Sequential(nn.Dropout(DROPOUT), first, nn.ReLU(), second)
     optimizer = torch.optim.AdamW(model.parameters(), LEARNING_RATE, weight_decay=WEIGHT_DECAY)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, EPOCHS)
     for _ in range(EPOCHS):

@@ -10,7 +10,7 @@ from typing import Any
 
 from lxml.etree import XPath
 
-_with_names = XPath(".//*[@class or @id]")
+_with_names = XPath("descendant::*[@class or @id]")
 
 
 def methods(module: ModuleType) -> dict[str, Callable[..., Any]]:

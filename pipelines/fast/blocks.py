@@ -16,9 +16,24 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from pipelines.fast.kernels import COMMA, DIGIT, FEATURES, MARK, SPACE, STOP, UPPER, features, join, read_blocks, scores
+from pipelines.fast.kernels import (
+    COMMA,
+    DIGIT,
+    FEATURES,
+    MARK,
+    PLAIN,
+    SPACE,
+    STOP,
+    UPPER,
+    features,
+    join,
+    read_blocks,
+    scores,
+)
 
 WEIGHTS = Path(__file__).with_name("weights.json")
+_ENOUGH = 400  # characters of text that is no link
+_LEAST = -2.0  # logit of a block that is not worth keeping in any case
 Array = np.ndarray[Any, Any]
 
 
@@ -62,8 +77,15 @@ class Network(NamedTuple):
     second_bias: np.float32
 
     def keep(self, blocks: Blocks) -> Array:
-        """Which blocks are main text, bool [blocks]."""
-        return scores(features(blocks.own), *self) > 0
+        """Which blocks are main text, bool [blocks]: those more likely than not; more of a page with little text."""
+        score = scores(features(blocks.own), *self)
+        keep = score > 0
+        size = np.expm1(blocks.own[:, PLAIN])
+        if size[keep].sum() < _ENOUGH:
+            best = np.argsort(-score, kind="stable")
+            until = np.searchsorted(np.cumsum(size[best]), _ENOUGH) + 1
+            keep[best[:until]] = score[best[:until]] >= _LEAST
+        return keep
 
 
 @functools.cache

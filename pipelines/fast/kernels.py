@@ -12,6 +12,8 @@ from numba import njit
 
 OWN = 18
 """Features of a block by itself."""
+PLAIN = OWN - 1
+"""The feature that is the logarithm of one plus the characters of text that is no link."""
 PAGE = 12
 """Features of its place in the page."""
 AROUND = 4
@@ -53,7 +55,7 @@ def read_blocks(codes, kinds):  # type: ignore[no-untyped-def]
                     while position < size and codes[position] != 34:
                         position += 1
                 position += 1
-            position += 1
+            position = min(position + 1, size)
             if first == 97:  # a
                 link = not closing
                 links += not closing
@@ -100,7 +102,7 @@ def read_blocks(codes, kinds):  # type: ignore[no-untyped-def]
                 row[14] = marks > 0
                 row[15] = stops / chars
                 row[16] = gap > 1
-                row[17] = np.log1p(chars - linked)
+                row[PLAIN] = np.log1p(chars - linked)
                 count += 1
                 gap = 0
             gap += 1
@@ -137,7 +139,7 @@ def features(own):  # type: ignore[no-untyped-def]
     """All features, float32 [blocks, FEATURES], from those of the blocks by themselves."""
     count = own.shape[0]
     table = np.zeros((count, FEATURES), np.float32)
-    plain = np.expm1(own[:, 17].astype(np.float64))
+    plain = np.expm1(own[:, PLAIN].astype(np.float64))
     total = plain.sum() + 1
     longest = plain.max() + 1 if count else 1.0
     every = np.expm1(own[:, 0].astype(np.float64)).sum() + 1

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+from random import Random
 from typing import Literal
 
 import pytest
@@ -10,6 +11,7 @@ from datatrove.data import Document
 from text_bench import page, prose
 
 from pipelines.extract import Extract
+from pipelines.extraction import decode
 from pipelines.extractors import exact, fast
 from pipelines.recorder import FAILED
 
@@ -65,3 +67,36 @@ def test_text_does_not_depend_on_the_pages_before(make: type) -> None:
     html = page(prose("en", 4) * 3, "Title").decode()
     first = extract(html)
     assert {extract(html) for _ in range(5)} == {first}
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_of_garbage_nothing_is_lost(method: Literal["exact", "fast"]) -> None:
+    random = Random(1)
+    html = page(prose("en", 6), "Tales")
+    tags = [
+        b"<",
+        b">",
+        b"<p>",
+        b"</",
+        b"<table>",
+        b"<svg><a>",
+        b"<!--",
+        b"<![CDATA[",
+        b"&#x0;",
+        b"&#xd800;",
+        b"\0",
+        b'="',
+    ]
+    garbage = [random.randbytes(400) for _ in range(40)]
+    for _ in range(120):
+        cut = random.randrange(len(html))
+        garbage.append(
+            html[:cut] + random.choice(tags) * random.choice((1, 3, 300)) + html[random.randrange(len(html)) :]
+        )
+    garbage += [b"<div>" * 5_000, b"<a href='" + b"x" * 10**6, b"\xe2\x80\x8f\xe2\x80\x8b" * 1000, b"a" * 10**6]
+    rejected = Rejected()
+    pages = documents(*(decode(raw) for raw in garbage))
+    kept = list(Extract(method, rejected).run(iter(pages)))
+    assert sorted(int(document.id) for document in [*kept, *rejected]) == list(range(len(garbage)))
+    assert all(document.text.strip() and document.text.encode() for document in kept)
+    assert {document.metadata["filter_reason"] for document in rejected} <= {"no_text", "error"}

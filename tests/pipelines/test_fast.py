@@ -11,13 +11,14 @@ import numpy as np
 import pytest
 from html_pages import pages, real_pages
 from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from resiliparse.extract.html2text import extract_plain_text
 from resiliparse.parse.html import HTMLTree
 from text_bench import prose
 
 from pipelines.extractors import fast
-from pipelines.fast.blocks import WEIGHTS, Network, kinds, main_blocks, network
-from pipelines.fast.kernels import AROUND, FEATURES, OWN, features, read_blocks, scores
+from pipelines.fast.blocks import WEIGHTS, Blocks, Network, kinds, main_blocks, network
+from pipelines.fast.kernels import AROUND, FEATURES, OWN, PLAIN, features, read_blocks, scores
 
 often = settings(max_examples=150, deadline=None, suppress_health_check=list(HealthCheck))
 
@@ -39,6 +40,19 @@ def test_all_blocks_together_are_resiliparse_s_main_content(page: str) -> None:
         page
     )
     assert blocks.joined(np.zeros(len(blocks.starts), bool)) == ""
+
+
+@often
+@given(st.text(st.sampled_from('<>/"phrelib1 \n&;.,Ω漢\U0001f600'), max_size=80))
+def test_whatever_is_read_stays_within_bounds(text: str) -> None:
+    codes = np.frombuffer(text.encode("utf-32-le"), np.uint32)
+    with_checks = read_blocks.py_func(codes, kinds())
+    for ours, wanted in zip(read_blocks(codes, kinds()), with_checks, strict=True):
+        assert np.array_equal(ours, wanted) or np.allclose(ours, wanted)
+    _, starts, ends, gaps, own = with_checks
+    assert (starts < ends).all() and (starts[1:] >= ends[:-1]).all() and len(gaps) == len(own) == len(starts)
+    if "<" not in text:
+        assert len(starts) == sum(not line.isspace() and line != "" for line in text.split("\n"))
 
 
 def test_features_of_a_block() -> None:
@@ -92,6 +106,23 @@ def test_boilerplate_goes_and_text_stays() -> None:
     assert title == "Tales"
     assert "Topic" not in text
     assert all(paragraph in text for paragraph in paragraphs)
+
+
+def test_a_page_of_little_text_keeps_more_of_it() -> None:
+    sizes = np.array([300, 90, 200, 50, 10])
+    own = np.zeros((5, OWN), np.float32)
+    own[:, PLAIN] = np.log1p(sizes)
+    blocks = Blocks(np.zeros(0, np.uint32), *np.zeros((3, 5), np.int64), own)
+    net = network()
+    for wanted, logits in (
+        ([1, 1, 1, 1, 1], [1, 1, 1, 1, 1]),
+        ([1, 0, 1, 0, 0], [2, -1, 0, -1.5, -3]),  # 500 characters are enough
+        ([0, 1, 0, 1, 0], [-2.5, 1, -2.1, -2, -9]),  # and some blocks are never taken
+    ):
+        given = np.array(logits, np.float32)
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr("pipelines.fast.blocks.scores", lambda *_, given=given: given)
+            assert net.keep(blocks).tolist() == [bool(value) for value in wanted]
 
 
 def test_real_pages_have_no_tags_left() -> None:
