@@ -38,21 +38,28 @@ def labelled(line: str, label: str) -> str:
 
 
 def train_classifier(config: Quality, lines: Path, model: Path) -> None:
-    """Train on a file of labelled lines and write the model, whose bytes depend on `config` and the lines alone."""
+    """Train on a file of labelled lines and write the model, whose bytes depend on `config` and the lines alone.
+
+    Raises:
+        ValueError: training diverged.
+    """
     import floret
 
-    trained = floret.train_supervised(
-        input=str(lines),
-        wordNgrams=config.word_ngrams,
-        dim=config.dim,
-        epoch=config.epochs,
-        lr=config.lr,
-        minCount=config.min_count,
-        bucket=config.buckets,
-        seed=config.seed,
-        thread=1,
-        verbose=0,
-    )
+    try:
+        trained = floret.train_supervised(
+            input=str(lines),
+            wordNgrams=config.word_ngrams,
+            dim=config.dim,
+            epoch=config.epochs,
+            lr=config.lr,
+            minCount=config.min_count,
+            bucket=config.buckets,
+            seed=config.seed,
+            thread=1,
+            verbose=0,
+        )
+    except RuntimeError as error:  # "Encountered NaN."
+        raise ValueError(f"data.quality: training diverged ({error}); lower lr, which is {config.lr}") from None
     trained.save_model(str(model))
 
 

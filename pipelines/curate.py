@@ -135,6 +135,9 @@ class CurateWorker:
             domains.keep(text.url, text.bytes)
             kept.append(text)
         write_documents(output / "documents.parquet", kept)
+        if self._privacy:
+            for row in recorder.rejected:
+                row["text"] = self._privacy.clean(row["text"])
         write_rejected(output / "rejected.parquet", recorder.rejected)
         return {
             "documents": len(kept),

@@ -17,7 +17,7 @@ _NOT_IN_CODE = ("ips", "phones")  # four numbers are a version there, and long o
 class PrivacyFilter(BaseFilter):
     """Looks into `text` and the metadata's `title`; documents whose metadata says `kind: code` are searched for less.
 
-    `found` has, since `run` was last called, the documents and occurrences of each kind. What is dropped is shown to
+    `found` has, since `run` was last called, the documents and occurrences of each kind. What is dropped is given to
     the exclusion writer with everything replaced.
     """
 
@@ -35,6 +35,10 @@ class PrivacyFilter(BaseFilter):
         """As datatrove asks; counts anew."""
         self.found = {kind: {"documents": 0, "occurrences": 0} for kind in self._kinds}
         yield from super().run(data, rank, world_size)
+
+    def clean(self, text: str) -> str:
+        """A text of any document with all finds replaced, for people to read."""
+        return redact(text, self._kinds)[0]
 
     def filter(self, doc: Document) -> bool | tuple[bool, str]:
         """Replace what is found; drop the document for the first kind that is not to be in any."""

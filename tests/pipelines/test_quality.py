@@ -232,6 +232,8 @@ def test_what_cannot_work_is_said_before_any_work(bench: Bench, curated: Artifac
         check_quality(few, ["web"])
     with pytest.raises(ValueError, match="60 positive examples, at least 100 are needed"):
         model_of(bench, few, curated)
+    with pytest.raises(ValueError, match=r"training diverged \(Encountered NaN\.\); lower lr, which is 100\.0"):
+        model_of(bench, Quality(**sets, **{**SMALL, "lr": 100.0}), curated)
     with pytest.raises(ValueError, match="give one of them"):
         Examples()
     with pytest.raises(ValueError, match="give one of them"):

@@ -61,6 +61,7 @@ def sources(bench: Bench, tmp_path: Path) -> dict[str, Artifact]:
     ]  # fmt: skip
     write_documents(tmp_path / "code.parquet", code)
     rows = [json.dumps({"body": "\n".join(prose("en", 100 + n)), "key": n, "link": None}) for n in range(3)]
+    rows.append(json.dumps({"body": "Too short: me@example.net", "key": 3, "link": None}))
     lines = [*rows, "not json", '"a string"', json.dumps({"body": " "}), json.dumps({"body": 7}), ""]
     with gzip.open(tmp_path / "own.jsonl.gz", "wt") as file:
         file.write("\n".join(lines))
@@ -139,11 +140,11 @@ def check_curated(artifact: Artifact) -> None:
     ]
     assert funnel["privacy"]["documents_out"] == len(documents)
     assert funnel["privacy"]["bytes_out"] == sum(document.bytes for document in documents)
-    # 33 pages less the damaged, 4 of code, 7 lines that hold something, 6 rows
-    assert funnel["read"]["documents_in"] == 33 + 1 + 4 + 7 + 6
+    # 33 pages less the damaged, 4 of code, 8 lines that hold something, 6 rows
+    assert funnel["read"]["documents_in"] == 33 + 1 + 4 + 8 + 6
     assert funnel["read"]["failed"] == {"damaged": 4}
     assert funnel["read"]["dropped"] == {"empty": 2}
-    assert {item["record"] for item in statistics["damaged"]} >= {"line 4", "line 5"}
+    assert {item["record"] for item in statistics["damaged"]} >= {"line 5", "line 6"}
     assert sum("record" in item["record"] for item in statistics["damaged"]) == 2
     assert all(item["file"] and item["error"] for item in statistics["damaged"])
     assert set(statistics["languages"]) == {"en", "de", "python"}
@@ -161,6 +162,7 @@ def check_curated(artifact: Artifact) -> None:
     dropped = sum(sum(row["dropped"].values()) for row in statistics["funnel"])
     assert len(rejected) == dropped > 0
     assert {row["reason"] for row in rejected} >= {"gopher_short_doc", "empty"}
+    assert "Too short: email@example.com" in {row["text"] for row in rejected}, "people read these"
 
 
 def rows(path: Path) -> list[dict[str, Any]]:

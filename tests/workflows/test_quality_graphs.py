@@ -1,4 +1,4 @@
-"""A corpus with a quality classifier: what its first refresh learns judges the documents of all that follow."""
+"""The quality classifier in whole graphs: in a run from sources, and in a corpus that grows."""
 
 from __future__ import annotations
 
@@ -8,21 +8,64 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from refresh_bench import configuration, report, run_refresh, write_crawl, write_lines, write_listing
+from chain import write_config
+from refresh_bench import configuration, execute_graph, report, run_refresh, write_crawl, write_lines, write_listing
 
 from illada.artifacts import Artifact, Store
-from illada.config import ConfigError
+from illada.config import ConfigError, WorkflowConfig, dump_config
 from illada.data.corpora import open_snapshot
+from illada.durable.engine import StageRunner
 from illada.durable.errors import StageFailed
 from pipelines.classifier import Classifier, as_line
 from pipelines.documents import document_files, read_documents
 from pipelines.quality import ALL
 from pipelines.quality_model import MODEL
 from workflows.refresh import WORKFLOW
+from workflows.registry import load_workflow, parse_workflow, workflow_of
+from workflows.texts import texts_from_sources
 
 
 def scores(artifact: Artifact) -> dict[str, float]:
     return {d.id: d.quality for file in document_files(artifact) for d in read_documents(file.path())}
+
+
+@pytest.mark.usefixtures("cluster")
+def test_the_better_half_of_a_run(tmp_path: Path) -> None:
+    path = write_config(tmp_path)
+    rows = [json.dumps({"text": report(number)}) for number in range(150)]
+    (tmp_path / "worse.jsonl").write_text("\n".join(rows))
+    quality = {
+        "positive": [{"from_source": "prose"}], "negative": [{"paths": [str(tmp_path / "worse.jsonl")]}],
+        "dim": 8, "buckets": 2000, "keep": 0.5,
+    }  # fmt: skip
+    config = load_workflow(path, [f"data.quality={json.dumps(quality)}", "data.curate.gopher_repetition=false"])
+    assert isinstance(config, WorkflowConfig)
+    workflow_of(config).check(config)
+    found: list[Artifact] = []
+
+    def graph(runner: StageRunner) -> dict[str, Any]:
+        found.extend(texts_from_sources(runner, config).chain)
+        return {}
+
+    execute_graph(config, tmp_path / "runs.db", "half", graph)
+    names = [
+        "acquire-prose",
+        "acquire-code",
+        "curate",
+        "quality-model",
+        "quality",
+        "deduplicate",
+        "tokenizer",
+        "tokenize",
+    ]
+    assert [artifact.stage for artifact in found] == names
+    assert [name for name in workflow_of(config).stage_configs(config) if name in names] == names
+    curated, selected = found[2], found[4]
+    (row,) = selected.statistics["funnel"]
+    prose, code = (curated.statistics["sources"][name]["documents"] for name in ("prose", "code"))
+    assert (row["documents_in"], row["dropped"]) == (prose + code, {"low_quality": prose // 2})
+    assert selected.statistics["sources"]["code"]["documents"] == code
+    assert found[3].statistics["held_out"]["auc"] > 0.9
 
 
 @pytest.mark.usefixtures("cluster")
@@ -41,6 +84,7 @@ def test_all_snapshots_are_judged_alike(tmp_path: Path) -> None:
         "dim": 8, "buckets": 2000, "keep": 0.5,
     }  # fmt: skip
     config = configuration(tmp_path, quality=quality)
+    assert parse_workflow(dump_config(config)) == config
     WORKFLOW.check(config)
     unknown = configuration(tmp_path, quality={**quality, "negative": [{"from_source": "nowhere"}]})
     with pytest.raises(ConfigError, match="from_source 'nowhere' is none of the sources lines, crawl"):
