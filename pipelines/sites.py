@@ -79,7 +79,7 @@ def split_url(url: str) -> Site:
 
         try:
             host = idna.encode(host, uts46=True).decode()
-        except idna.IDNAError:
+        except ValueError:  # no name that could be registered: it stands for itself
             host = host.lower()
     return host, unquote(f"{parts.path}?{parts.query}" if parts.query else parts.path)
 

@@ -10,6 +10,7 @@ from datatrove.pipeline.filters.base_filter import BaseFilter
 
 from illada.config import Privacy
 from pipelines.privacy.redact import FINDERS, redact
+from pipelines.recorder import FAILED
 
 _NOT_IN_CODE = ("ips", "phones")  # four numbers are a version there, and long ones are constants
 
@@ -17,8 +18,8 @@ _NOT_IN_CODE = ("ips", "phones")  # four numbers are a version there, and long o
 class PrivacyFilter(BaseFilter):
     """Looks into `text` and the metadata's `title`; documents whose metadata says `kind: code` are searched for less.
 
-    `found` has, since `run` was last called, the documents and occurrences of each kind. What is dropped is given to
-    the exclusion writer with everything replaced.
+    What breaks on a document fails that document, which is dropped. `found` has, since `run` was last called, the
+    documents and occurrences of each kind. What is dropped is given to the exclusion writer with everything replaced.
     """
 
     name = "privacy"
@@ -37,11 +38,21 @@ class PrivacyFilter(BaseFilter):
         yield from super().run(data, rank, world_size)
 
     def clean(self, text: str) -> str:
-        """A text of any document with all finds replaced, for people to read."""
-        return redact(text, self._kinds)[0]
+        """A text of any document with all finds replaced, for people to read; empty if that fails."""
+        try:
+            return redact(text, self._kinds)[0]
+        except Exception:
+            return ""
 
     def filter(self, doc: Document) -> bool | tuple[bool, str]:
         """Replace what is found; drop the document for the first kind that is not to be in any."""
+        try:
+            return self._filter(doc)
+        except Exception as error:  # counted and named: one document must not stop a crawl
+            doc.metadata[FAILED], doc.text = f"{type(error).__name__}: {error}", ""
+            return False, "error"
+
+    def _filter(self, doc: Document) -> bool | tuple[bool, str]:
         kinds = self._code_kinds if doc.metadata.get("kind") == "code" else self._kinds
         doc.text, found = redact(doc.text, kinds)
         if doc.metadata.get("title"):

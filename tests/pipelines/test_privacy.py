@@ -142,6 +142,17 @@ def test_only_finds_change(pieces: list[str]) -> None:
             place = changed.index(character, place) + 1
 
 
+@settings(max_examples=500)
+@given(
+    st.text(alphabet="0123456789 .-/()+:@aAEeF=_\n\u00a0é٣", max_size=80)
+    | st.text(max_size=80)
+    | st.text(alphabet="0 ", min_size=20, max_size=60)
+)
+def test_no_text_breaks_it(text: str) -> None:
+    changed, found = redact(text, FINDERS)
+    assert found or changed == text
+
+
 def hostile() -> list[str]:
     """Texts of half a megabyte on which a careless pattern takes quadratic time."""
     units = [
@@ -208,6 +219,18 @@ def test_documents_and_titles_are_cleaned_and_counted() -> None:
     assert add_found([step.found, step.found])["emails"] == {"documents": 4, "occurrences": 10}
     list(step.run(iter([document("nothing")])))
     assert step.found["emails"] == none, "counts are a unit's own"
+
+
+def test_what_breaks_costs_one_document(monkeypatch: pytest.MonkeyPatch) -> None:
+    def breaks(text: str, kinds: Any) -> tuple[str, Counter[str]]:
+        if text == "odd":
+            raise ZeroDivisionError("by zero")
+        return text, Counter()
+
+    monkeypatch.setattr("pipelines.privacy.step.redact", breaks)
+    kept, _, recorder = run(Privacy(), [document("one"), document("odd"), document("two")])
+    assert [item.text for item in kept] == ["one", "two"]
+    assert recorder.damaged[0]["error"] == "ZeroDivisionError: by zero"
 
 
 def test_documents_are_dropped_or_left_as_configured() -> None:
