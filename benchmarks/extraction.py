@@ -26,6 +26,7 @@ import numpy as np
 from ground_truth import Labelled, agreement, labelled_pages
 
 from pipelines.extraction import decode
+from pipelines.languages import identify_language
 from pipelines.sandbox import Sandbox, SandboxError
 
 MEASURES = ("precision", "recall", "f1")
@@ -139,12 +140,15 @@ def differences(texts: dict[str, list[str]]) -> int:
 
 
 def scores(pages: Sequence[Labelled], texts: dict[str, list[str]], half: int) -> dict[str, Any]:
-    """By data set and language, and of all pages: pages and the measures of each method."""
+    """Of all pages, by data set, and by language: pages and the measures of each method.
+
+    The language of a page is what the data set says, or else identified from its main text.
+    """
     groups: dict[str, list[int]] = {}
     for number, page in enumerate(pages):
         if page.half == half:
-            name = f"{page.dataset} ({page.language})" if page.language else page.dataset
-            for group in ("all", name):
+            language = page.language or identify_language(page.truth)[0]
+            for group in ("all", f"data set {page.dataset}", f"language {language}"):
                 groups.setdefault(group, []).append(number)
     table = {}
     for group, members in sorted(groups.items()):

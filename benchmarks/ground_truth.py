@@ -29,7 +29,7 @@ _WORD = re.compile(r"[\u3040-\u30ff\u4e00-\u9fff]|\w+")  # Chinese and Japanese:
 
 @dataclass(frozen=True, slots=True)
 class Labelled:
-    """A page and its main text. `language` is empty where the data set does not tell."""
+    """A page and its main text. `language` is a code; empty where the data set does not tell."""
 
     dataset: str
     language: str
@@ -90,12 +90,13 @@ def _scrapinghub(clone: Path) -> Iterator[Labelled]:
 
 def _daniel(clone: Path) -> Iterator[Labelled]:
     corpus = clone / "corpora" / "Corpus_daniel_v2.1"
+    codes = {"Chinese": "zh", "English": "en", "Greek": "el", "Polish": "pl", "Russian": "ru"}
     languages = json.loads((corpus / "doc_lg.json").read_text())
     for page in sorted((corpus / "html").iterdir()):
         truth = corpus / "reference" / page.name
         if truth.exists():
             site = page.name.split("_")[1]
-            yield Labelled("daniel", languages[page.name], site, _read(page), _visible(_read(truth)))
+            yield Labelled("daniel", codes[languages[page.name]], site, _read(page), _visible(_read(truth)))
 
 
 def _merged(clone: Path) -> Iterator[Labelled]:
@@ -116,11 +117,10 @@ def _merged(clone: Path) -> Iterator[Labelled]:
 
 
 def _html_to_text(clone: Path) -> Iterator[Labelled]:
-    languages = {"de": "German", "en": "English", "hr": "Croatian", "zh": "Chinese"}
     for page in sorted((clone / "benchmarkdata").glob("*/html/*.html")):
         code = page.parts[-3]
         truth = _read(page.parents[1] / "text" / f"{page.stem}.txt")
-        yield Labelled("htmltotext", languages[code], page.stem, _read(page), truth)
+        yield Labelled("htmltotext", code, page.stem, _read(page), truth)
 
 
 def _read(file: Path) -> str:

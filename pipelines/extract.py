@@ -8,6 +8,7 @@ from typing import Any, Literal, Protocol
 
 from datatrove.data import Document
 from datatrove.pipeline.base import PipelineStep
+from datatrove.utils.typeshelper import StatHints
 
 from pipelines.recorder import FAILED
 from pipelines.sandbox import Sandbox, SandboxError
@@ -52,12 +53,17 @@ class Extract(PipelineStep):
     def run(self, data: Iterator[Document], rank: int = 0, world_size: int = 1) -> Iterator[Document]:
         """Pages as text; documents that are text already as they are."""
         for document in data:
+            self.stat_update(StatHints.total)
             if document.metadata.get("kind", "html") == "html":
-                if not self._extract(document):
+                with self.track_time():
+                    has_text = self._extract(document)
+                if not has_text:
+                    self.stat_update(StatHints.dropped, f"dropped_{document.metadata['filter_reason']}")
                     if self._rejected is not None:
                         self._rejected.write(document, rank)
                     continue
                 document.metadata["kind"] = "text"
+            self.stat_update(StatHints.forwarded)
             yield document
 
     def _extract(self, document: Document) -> bool:

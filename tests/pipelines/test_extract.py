@@ -46,6 +46,8 @@ def test_alone_it_is_a_step_of_datatrove(method: Literal["exact", "fast"]) -> No
         (name, "no_text") for name in "123"
     ]
     assert not any(FAILED in document.metadata for document in rejected)
+    counts = {name: int(stat.total) for name, stat in step.stats.stats.items()}
+    assert counts == {"total": 5, "dropped": 3, "dropped_no_text": 3, "forwarded": 2}
 
 
 def test_a_page_over_a_limit_fails_alone_and_is_named() -> None:
