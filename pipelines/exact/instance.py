@@ -65,7 +65,7 @@ class Instance:
         self._replace()
         core = self._modules["core"]
         self._extract = core.extract
-        self._options = self._modules["core"].Extractor(precision=True, comments=False, dedup=True)
+        self._options = core.Extractor(precision=True, comments=False, dedup=True)
 
     def __call__(self, html: str) -> str:
         """The main text of a page, empty if there is none."""
@@ -129,7 +129,10 @@ class Instance:
 
     def _known(self, name: str) -> bool:
         """Whether the function, and what it calls that was taken into its replacement, is what we know."""
-        known = digest(self._modules, name) == SOURCES[name][0]
+        try:
+            known = digest(self._modules, name) == SOURCES[name][0]
+        except (AttributeError, KeyError):  # there is no such function any more
+            known = False
         if not known:
             self.kept.append(name)
         return known

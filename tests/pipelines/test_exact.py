@@ -197,8 +197,10 @@ def test_memory_of_texts_is_as_small_as_stock() -> None:
 def test_a_function_of_another_version_stays_as_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("utils.trim", "xml.xmltotxt", "main_extractor.prune_unwanted_sections"):
         monkeypatch.setitem(module.SOURCES, name, ("another", *module.SOURCES[name][1:]))
+    gone = "htmlprocessing.delete_by_link_density"
+    monkeypatch.setitem(module.SOURCES, gone, (module.SOURCES[gone][0], "htmlprocessing.no_such_function"))
     other = Instance()
-    assert other.kept == ["utils.trim", "xml.xmltotxt", "main_extractor.prune_unwanted_sections"]
+    assert other.kept == ["utils.trim", "xml.xmltotxt", gone, "main_extractor.prune_unwanted_sections"]
     for html in (*real_pages(), "<html><body><p>" + "Some text. " * 50 + "</p></body></html>"):
         assert other(html) == stock(html)
 
