@@ -33,9 +33,8 @@ _VERSION = (
 )
 _CONTEXT = re.compile(rf"(?<!\w)(?:(?P<network>{_NETWORK})|(?:{_VERSION}))(?!\w)", re.IGNORECASE)
 _REACH = 32  # characters before an address that are looked at
-_BETWEEN = re.compile(
-    r"(?:[\W\d]|and|or|to|is|at|of|no|nr|number|und|bis|et|à|y|e|и)*"
-)  # a word and what it is said of
+_BETWEEN = re.compile(r"(?:[\W\d]|and|or|to|is|at|of|no|nr|number|und|bis|et|à|y|e|и)*")
+"""What may stand between such a word and the address it is said of."""
 _PORT_OR_MASK = re.compile(r":\d{2,5}(?!\d)|/\d{1,2}(?![\d./])")
 _SMALL = 32
 _COLONS = 7  # an address of version 6 has, unless it is shortened by "::"

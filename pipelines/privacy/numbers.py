@@ -31,8 +31,8 @@ _WRITTEN = 48  # characters that so many digits take up at most, with what is be
 _GROUPS = re.compile(r"\d+(?:(?:\) ?| ?\(|[ \u00a0.\-/])\d+)*")
 _DIGITS = re.compile(r"\d+")
 _NANP = re.compile(
-    r"(?<![\w.\-/+])(?:1[-. ])?(?:\([2-9]\d\d\) ?[2-9]\d\d[-. ]|[2-9]\d\d(?P<mark>[-.])[2-9]\d\d(?P=mark))\d{4}"
-    r"(?!\w|[-./]\d)"
+    r"(?<![\w.\-+])(?:1[-. ])?(?:\([2-9]\d\d\) ?[2-9]\d\d[-. ]|[2-9]\d\d(?P<mark>[-.])[2-9]\d\d(?P=mark))\d{4}"
+    r"(?!\w|[-.]\d)"
 )
 _FRENCH = re.compile(
     r"(?<![\w.\-/+])(?<!\d[ \u00a0])0[1-9](?P<mark>[ \u00a0.\-])\d\d(?:(?P=mark)\d\d){3}(?!\w|[ \u00a0./-]\d)"
@@ -73,12 +73,12 @@ def phones(page: Page) -> Iterator[Span]:
     """Phone numbers, in order."""
     for run in _RUN.finditer(page.shape):
         start, end = run.span()
-        found = _phone(page.text, start, end)
-        if found:
+        first = max(0, start - 1)
+        if found := _phone(page.text, start, end):
+            first = found[1]
             yield found
-            continue
         for pattern in (_NANP, _FRENCH):
-            for number in pattern.finditer(page.text, max(0, start - 1), min(len(page.text), end + 1)):
+            for number in pattern.finditer(page.text, first, end + 1):
                 if pattern is not _FRENCH or not _ascending(number[0]):
                     yield number.span()
 
@@ -87,7 +87,7 @@ def accounts(page: Page) -> Iterator[Span]:
     """Card numbers in order, then IBANs."""
     for run in _RUN.finditer(page.shape):
         if run.end() - run.start() >= 14:
-            for card in _GROUPED_CARD.finditer(page.text, run.start(), min(len(page.text), run.end() + 1)):
+            for card in _GROUPED_CARD.finditer(page.text, run.start(), run.end() + 1):
                 said = card[1] or _CARD_WORD.search(page.text, max(0, card.start() - _REACH), card.start())
                 digits = card[0].replace(" ", "").replace("-", "")
                 if said and _CARD.fullmatch(digits) and _luhn(digits):

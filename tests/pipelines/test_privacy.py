@@ -117,6 +117,14 @@ def test_left_alone(text: str, frame: str) -> None:
     assert redact(frame.format(text), FINDERS) == (frame.format(text), Counter())
 
 
+def test_numbers_side_by_side_are_all_found() -> None:
+    changed, found = redact(
+        "Tel. 030 1234567, +1 212-555-0123 212-555-0124/212-555-0125 and 8.8.8.8:53, 9.9.9.9:53", FINDERS
+    )
+    assert changed == "Tel. <PHONE>, <PHONE> <PHONE>/<PHONE> and 22.214.171.124:53, 126.96.36.199:53"
+    assert found == {"phones": 4, "ips": 2}
+
+
 def test_prose_is_left_alone() -> None:
     for language in ("en", "de"):
         text = "\n".join(prose(language, 3))
