@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from illada.artifacts import Artifact, Attempt, Progress
+from illada.artifacts import Artifact, ArtifactError, Attempt, Progress, sha256_file
 from illada.config import DataPlacement, Quality
 from pipelines.documents import DocumentFile, document_files, read_documents, row_groups, write_documents
 from pipelines.funnel import Tally, merge
@@ -112,7 +112,7 @@ class QualityWorker:
 
         from pipelines.classifier import SCORE, QualityScorer
 
-        self._scorer = self._scorer or QualityScorer(fetch(self._model))
+        self._scorer = self._scorer or QualityScorer(_verified(self._model))
         texts = (
             Document(text=text.text, id=text.id, metadata={"language": text.language, "kind": _kind(text.language)})
             for text in read_documents(fetch(unit.payload["file"]), unit.payload["first"], unit.payload["count"])
@@ -165,6 +165,14 @@ class QualityWorker:
             "sources": sources.rows(),
             "scores": {name: distribution.rows() for name, distribution in distributions.items()},
         }
+
+
+def _verified(model: Reference) -> Path:
+    """A local path of the model, after reading all of it: what loads it trusts every byte. Raises ArtifactError."""
+    path = fetch(model)
+    if sha256_file(path) != model["sha256"]:
+        raise ArtifactError(f"{model['url']}: is not the model that was trained; build its stage again")
+    return path
 
 
 class _Distribution:

@@ -18,7 +18,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from text_bench import Bench, Interrupt
 
-from illada.artifacts import Artifact, NoProgress
+from illada.artifacts import Artifact, ArtifactError, NoProgress
 from illada.config import ConfigError, DataPlacement, Examples, Quality
 from pipelines.classifier import Classifier, as_line
 from pipelines.documents import TextDocument, document_files, document_id, read_documents, write_documents
@@ -195,6 +195,17 @@ def test_the_best_of_a_planted_corpus_are_kept(
     fourth = selected(5, lambda attempt: select_by_quality(apart, curated, model, attempt, TWO, NoProgress()))
     counts = [sum(document.language == language for document in read(fourth)) for language in ("de", "en")]
     assert counts == [15, 45], "a fifth of 75 and of 225"
+
+
+@pytest.mark.usefixtures("cluster")
+def test_a_model_that_was_tampered_with_is_not_loaded(bench: Bench, curated: Artifact, tmp_path: Path) -> None:
+    config = Quality(**write_examples(tmp_path, 120), **SMALL)
+    model = model_of(bench, config, curated)
+    path = model.path(MODEL)
+    path.chmod(0o644)
+    path.write_bytes(path.read_bytes()[:-1] + b"\0")
+    with pytest.raises(ArtifactError, match=r"model\.bin: is not the model that was trained; build its stage again"):
+        bench.run("quality", {}, lambda at: select_by_quality(config, curated, model, at, ONE, NoProgress()))
 
 
 def model_identity(name: str) -> Any:
