@@ -33,7 +33,7 @@ EXPRESSIONS = [
     *xpaths.PRECISION_DISCARD_XPATH,
     *xpaths.REMOVE_COMMENTS_XPATH,
 ]
-often = settings(max_examples=80, deadline=None, suppress_health_check=list(HealthCheck))
+often = settings(max_examples=50, deadline=None, suppress_health_check=list(HealthCheck))
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -66,7 +66,7 @@ def test_every_replacement_is_in_place() -> None:
     assert instance().kept == []
 
 
-@settings(max_examples=250, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=150, deadline=None, suppress_health_check=list(HealthCheck))
 @given(pages)
 def test_texts_of_made_up_pages(html: str) -> None:
     assert instance()(html) == stock(html)

@@ -20,7 +20,7 @@ from pipelines.extractors import fast
 from pipelines.fast.blocks import WEIGHTS, Blocks, Network, kinds, main_blocks, network
 from pipelines.fast.kernels import AROUND, FEATURES, OWN, PLAIN, features, read_blocks, scores
 
-often = settings(max_examples=150, deadline=None, suppress_health_check=list(HealthCheck))
+often = settings(max_examples=80, deadline=None, suppress_health_check=list(HealthCheck))
 
 
 def minimal(page: str) -> str:
