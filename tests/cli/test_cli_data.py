@@ -13,9 +13,11 @@ import pytest
 import sqlalchemy as sa
 from click.testing import Result
 
-from illada.artifacts import Attempt, Progress, Store
+from illada.artifacts import Attempt, Progress, StageIdentity, Store
 from illada.cli.visible import visible
+from illada.data.corpora import publish
 from illada.data.shards import ShardWriter, document_batch, token_dtype
+from illada.data.snapshots import STAGE, build_snapshot, read_snapshot
 from illada.data.tokenizer import BOS_ID, EOS_ID, TextTokenizer, save_tokenizer, train_tokenizer
 from illada.durable.engine import StageRunner, execute
 from illada.durable.runs import RunRegistry
@@ -86,7 +88,8 @@ def demo(engine: sa.Engine, tmp_path: Path) -> Store:
                 )
                 writer.add(batch)
                 writer.close()
-            return {}
+            empty = dict.fromkeys(("documents", "tokens", "bytes", "shards"), 0)
+            return {"train": empty, "held_out": empty, "languages": {}, "sources": {}}
 
         inputs = {"documents": documents.fingerprint, "tokenizer": tokenizer.fingerprint}
         runner.stage("tokenize", 1, {}, inputs, build_tokens)
@@ -207,3 +210,18 @@ def test_paths_are_looked_into_too(illada: Invoke, demo: Store, tmp_path: Path) 
         illada("data", "inspect", "demo", "--stage", "sft")
     with pytest.raises(ValueError, match="has no documents"):
         illada("data", "search", "demo", "x", "--stage", "tokenize")
+
+
+def test_snapshots_are_looked_into_by_name(illada: Invoke, demo: Store) -> None:
+    built = {stage: demo.artifacts(stage)[0] for stage in ("curate", "deduplicate", "tokenizer", "tokenize")}
+    inputs = {"tokens": built["tokenize"].fingerprint, "tokenizer": built["tokenizer"].fingerprint}
+    with demo.attempt(StageIdentity(stage=STAGE, version=1, config={}, inputs=inputs)) as attempt:
+        statistics = build_snapshot(demo, "web", {}, None, {}, built, attempt)
+        assert publish(read_snapshot(demo, demo.publish(attempt, statistics, {}, 0.0)), built["curate"])
+    place = ("--store", demo.root.url)
+    assert len(lines(illada("data", "inspect", "web@1", "--json", *place))) == 4, "deduplicated ones"
+    assert len(lines(illada("data", "inspect", "web@1", "--rejected", "--json", *place))) == 2
+    (shown,) = lines(illada("data", "inspect", "web@1", "--tokens", "--language", "python", "--json", *place))
+    assert shown["split"] == "held_out" and shown["tokens"][0] == [BOS_ID, "<|bos|>"]
+    figures = json.loads(illada("data", "stats", "web@1", "--json", *place).output)
+    assert figures["documents"]["documents"] == figures["tokens"]["documents"] == 4
