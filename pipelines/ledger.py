@@ -127,6 +127,19 @@ class Ledger:
         self._loose += 1
         self._gather()
 
+    def marked(self, unit: Unit) -> bytes | None:
+        """The marker's line of a unit that was finished, though its worker could not tell; None when it was not."""
+        try:
+            line = self._work.read_bytes(f"{unit.name}.json")
+        except FileNotFoundError:
+            return None
+        done = parse(line)
+        if done is None or (done["of"], done["payload"]) != (self._of, fingerprint(unit.payload)):
+            return None
+        if self._work.path is None:
+            self._sizes = self._work.names(f"{done['folder']}/")
+        return line if self._intact([(0, line, done)])[0] else None
+
     def result(self, position: int) -> UnitResult:
         """The result of the unit at `position`, which is finished."""
         assert self._offsets[position] >= 0, f"unit {self._units[position].name} is not finished"

@@ -74,6 +74,7 @@ class ActorPool:
         self._members: list[_Member] = []
         self._called: dict[ray.ObjectRef, _Member] = {}
         self._pending: deque[Unit] = deque()  # the heaviest last
+        self._ledger: Ledger
         self._quarantine: Quarantine
         self._losses: Counter[str] = Counter()
         self._lost_nodes: Counter[str] = Counter()
@@ -99,7 +100,7 @@ class ActorPool:
                 times.
             StageInterrupted: from `progress`; finished units stay finished.
         """
-        ledger = Ledger(units, work)
+        ledger = self._ledger = Ledger(units, work)
         self._quarantine = Quarantine(ledger.unfinished, work, most_quarantined)
         todo = [unit for unit in ledger.unfinished if unit not in self._quarantine]
         self._pending = deque(sorted(todo, key=lambda unit: unit.weight))
@@ -162,7 +163,7 @@ class ActorPool:
                 except RayTaskError as error:
                     raise _unwrapped(error, unit) from error  # whose text is the worker's traceback
                 except (RayActorError, OutOfMemoryError) as error:
-                    self._lose(member, unit, error)
+                    finished += self._lose(member, error)
                     break
                 del self._called[reference]
                 member.calls.popleft()
@@ -171,15 +172,24 @@ class ActorPool:
                     finished.append((unit, line))
         return finished
 
-    def _lose(self, member: _Member, unit: Unit | None, error: RayError) -> None:
-        """An actor died: forget it and put its units back, unless the one it was at has cost several actors."""
+    def _lose(self, member: _Member, error: RayError) -> list[tuple[Unit, bytes]]:
+        """An actor died: forget it and put its units back, unless the one it was at has cost several actors.
+
+        What it had finished without living to tell it comes back like that of `_collect`, and is not blamed.
+        """
         ray.kill(member.actor)
         self._members.remove(member)
-        given_up = self._blame(unit, error)
-        for reference, waiting in member.calls:
+        for reference, _ in member.calls:
             del self._called[reference]
-            if waiting and not (given_up and waiting is unit):
-                self._pending.append(waiting)
+        units = deque(unit for _, unit in member.calls)
+        finished = []
+        while units and units[0] and (line := self._ledger.marked(units[0])):
+            finished.append((units[0], line))
+            units.popleft()
+        if units and self._blame(units[0], error):
+            units.popleft()
+        self._pending.extend(unit for unit in units if unit)
+        return finished
 
     def _blame(self, unit: Unit | None, error: RayError) -> bool:
         """Count the death; whether `unit` is now quarantined."""

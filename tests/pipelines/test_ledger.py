@@ -193,3 +193,15 @@ def test_units_in_an_object_store(s3_url: str, tmp_path: Path) -> None:
             result.adopt("one", attempt, f"all/{result.name}")
         artifact = store.publish(attempt, {}, {}, time.time())
     assert [artifact.path(f"all/u{n}").read_text() for n in range(10)] == names(some)
+
+
+def test_a_unit_finished_by_a_worker_that_died_is_known_by_its_marker(tmp_path: Path) -> None:
+    some = units(3)
+    made = Ledger(some, Folder.at(tmp_path))
+    assert made.marked(some[0]) is None
+    line = finish(tmp_path, some[0])
+    assert made.marked(some[0]) == line
+    assert made.marked(Unit(name="u0", payload={"number": 9})) is None, "another unit of that name"
+    finish(tmp_path, some[1])
+    shutil.rmtree(next(tmp_path.glob("u1.*[!n]")))
+    assert made.marked(some[1]) is None, "its files are gone"
