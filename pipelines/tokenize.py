@@ -1,7 +1,11 @@
 """Stage `tokenize`: documents become Arrow token shards, split into `train/` and `held_out/` by the hash of their ids.
 
-Pieces of the input are tokenized by the actor pool, each into one file a split (resumable); the pieces are then joined,
-in the order of the documents, into shards of the asked size. So neither pieces nor workers show in the output.
+Parts of the input are tokenized by the actor pool, each into one file a split; what they wrote is then joined by the
+pool, a shard at a time, in the order of the documents (`pipelines.joining`). So neither parts nor workers show in the
+output, and the driver touches no token.
+
+Shards of `train/` have documents of one group each, a source and a language, so that a mixture can take each in its
+own proportion. Shards of `held_out/` have all of them in the order of the input.
 """
 
 from __future__ import annotations
@@ -9,7 +13,7 @@ from __future__ import annotations
 import itertools
 import os
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -18,18 +22,21 @@ import numpy as np
 
 from illada.artifacts import Artifact, Attempt, Progress
 from illada.config import DataPlacement, Tokenize
-from illada.data.shards import ShardWriter, read_batch, token_dtype, write_batch
+from illada.data.shards import token_dtype, write_index
 from illada.data.tokenizer import BOS_ID, EOS_ID, TextTokenizer
 from pipelines.documents import DocumentFile, document_files, read_documents, row_groups
-from pipelines.pool import Unit, run_units
+from pipelines.joining import SHARD, Plan, ShardJoiner, plan_shards
+from pipelines.pieces import Piece, write_pieces
+from pipelines.pool import Results, Unit, run_units
 from pipelines.rows import TokenRow, add_counts, count_by, rows_batch
 from pipelines.sample import held_out
-from pipelines.shared import fetch
+from pipelines.shared import fetch, share_array
 
-TOKENIZE_VERSION = 1
+TOKENIZE_VERSION = 2
 SPLITS = ("train", "held_out")
 _UNIT_GROUPS = 2  # Parquet row groups a unit
 _ENCODED_TOGETHER = 64  # documents
+_LEAST_OF_SHARD = 256  # of a shard's tokens, the part that a language needs to have shards of its own
 
 
 def tokenize_documents(
@@ -66,23 +73,49 @@ def tokenize_documents(
             f"and {counts['held_out']} held out; both need some: raise data.tokenize.held_out or add data"
         )
     vocab_size = TextTokenizer.load(tokenizer.local()).vocab_size
-    progress.start(sum(counts.values()), "documents in shards")
-    totals = {}
-    for number, split in enumerate(SPLITS):
-        if not counts[split]:
-            totals[split] = dict.fromkeys(("documents", "tokens", "bytes", "shards"), 0)
-            continue
-        writer = ShardWriter(attempt.output / split, vocab_size=vocab_size, shard_tokens=config.shard_tokens)
-        written = number * counts[SPLITS[0]]
-        for result in results:
-            writer.add(read_batch(result.path(f"{split}.arrow")))
-            written += result.statistics[split]
-            progress.update(written)
-        totals[split] = writer.close()
     return {
-        **totals,
+        **_join(config, results, vocab_size, attempt, placement, progress),
         **{key: add_counts(result.statistics[key] for result in results) for key in ("languages", "sources")},
     }
+
+
+def _join(
+    config: Tokenize,
+    tokenized: Results,
+    vocab_size: int,
+    attempt: Attempt,
+    placement: DataPlacement,
+    progress: Progress,
+) -> dict[str, dict[str, int]]:
+    """Make shards of what the units wrote; returns what each split has."""
+    plans: dict[str, Plan] = {}
+    for split in SPLITS:
+        written = ((result.folder.name, _pieces(result.statistics, split)) for result in tokenized)
+        plans[split] = plan_shards(split, written, config.shard_tokens, config.shard_tokens // _LEAST_OF_SHARD)
+    tables = {
+        split: share_array(plan.pieces, f"pieces-{split}", attempt.scratch, attempt.work)
+        for split, plan in plans.items()
+    }
+    units = [unit for plan in plans.values() for unit in plan.units]
+    factory = partial(ShardJoiner, attempt.work / "units", tables, vocab_size)
+    joined = iter(run_units(units, factory, attempt.work / "shards", placement, progress, "tokens in shards"))
+    totals = {}
+    for split, plan in plans.items():
+        shards: list[dict[str, Any]] = []
+        for (source, language), result in zip(plan.groups, joined, strict=False):
+            if result.statistics["entry"] is None:
+                continue  # a document longer than a shard goes over all of it
+            file = f"shard-{len(shards):06d}.arrow"
+            result.adopt(SHARD, attempt, f"{split}/{file}")
+            group = {"source": source, "language": language} if source else {}
+            shards.append({"file": file, **result.statistics["entry"], "sha256": result.files[SHARD], **group})
+        empty = dict.fromkeys(("documents", "tokens", "bytes", "shards"), 0)
+        totals[split] = write_index(attempt.output / split, vocab_size, shards) if shards else empty
+    return totals
+
+
+def _pieces(statistics: Mapping[str, Any], split: str) -> Iterable[Piece]:
+    return (Piece(**piece) for piece in statistics["pieces"][split])
 
 
 class _UnitTokenizer:
@@ -94,7 +127,10 @@ class _UnitTokenizer:
         self._config = config
 
     def run(self, unit: Unit, output: Path) -> dict[str, Any]:
-        """Writes `train.arrow` and `held_out.arrow`; returns documents by split, and counts by language and source."""
+        """Writes `train.arrow` and `held_out.arrow`.
+
+        Returns documents and pieces (`pipelines.pieces`) by split, and counts by language and source.
+        """
         rows: dict[str, list[TokenRow]] = {split: [] for split in SPLITS}
         texts = read_documents(fetch(unit.payload["file"]), unit.payload["first"], unit.payload["count"])
         while documents := list(itertools.islice(texts, _ENCODED_TOGETHER)):
@@ -110,14 +146,28 @@ class _UnitTokenizer:
                 out = held_out(document.id, self._config.held_out, self._config.seed)
                 rows["held_out" if out else "train"].append(row)
         dtype = token_dtype(self._tokenizer.vocab_size)
-        for split in SPLITS:
-            write_batch(output / f"{split}.arrow", rows_batch(rows[split], dtype))
+        pieces = {
+            split: write_pieces(
+                output / f"{split}.arrow",
+                ((*group, rows_batch(some, dtype)) for group, some in _grouped(split, rows[split])),
+            )
+            for split in SPLITS
+        }
         everything = rows["train"] + rows["held_out"]
         return {
             **{split: len(rows[split]) for split in SPLITS},
+            "pieces": {split: [piece.to_json() for piece in some] for split, some in pieces.items()},
             "languages": count_by(everything, lambda row: row.language),
             "sources": count_by(everything, lambda row: row.source),
         }
+
+
+def _grouped(split: str, rows: Sequence[TokenRow]) -> list[tuple[tuple[str, str], list[TokenRow]]]:
+    """What is to be a piece: of training data a source and a language each, of held-out data everything."""
+    groups: dict[tuple[str, str], list[TokenRow]] = {}
+    for row in rows:
+        groups.setdefault((row.source, row.language) if split == "train" else ("", ""), []).append(row)
+    return sorted(groups.items(), key=lambda item: item[0])
 
 
 def _units(number: int, file: DocumentFile, groups: Sequence[int]) -> list[Unit]:

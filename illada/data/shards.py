@@ -1,7 +1,8 @@
 """Token shards: the Arrow files that are both a `datasets` dataset and the training format.
 
 A folder holds `shard-*.arrow` (Arrow IPC stream, one record batch each, one row a document), `shards.json` (counts and
-checksums), and the two small JSON files that make it a `datasets.load_from_disk` folder. Arrow keeps the column
+checksums, and the group of each shard whose documents are all of one source and language), and the two small JSON
+files that make it a `datasets.load_from_disk` folder. Arrow keeps the column
 `input_ids: list<uint16|uint32>` as offsets + flat values; the flat values are the shard's token stream, so a training
 window is a slice of the memory map and the offsets are the document boundaries. Nothing is packed or copied again.
 """
@@ -10,7 +11,7 @@ from __future__ import annotations
 
 import functools
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,8 @@ from numpy.typing import ArrayLike, DTypeLike, NDArray
 from illada.artifacts import ArtifactError, Folder, atomic_path, cache_bytes, fingerprint, sha256_file, write_json
 
 INDEX = "shards.json"
+MIXED = "mul"
+"""Language of a group that holds several: those with too little text in a source to fill shards (ISO 639-2)."""
 _INDEX_VERSION = 1
 _MOST_TOKENS = 2**31 - 1  # Arrow's list offsets are int32
 _OPEN_SHARDS = 4096  # memory maps kept open by one reader
@@ -143,10 +146,7 @@ class ShardWriter:
             self._flush()
         if not self._shards:
             raise ValueError(f"{self._folder}: no documents to write into token shards")
-        write_json(self._folder / INDEX, self._index())
-        _write_dataset_files(self._folder, self._schema, self._shards)
-        totals = {key: sum(shard[key] for shard in self._shards) for key in ("documents", "tokens")}
-        return {**totals, "bytes": sum(shard["text_bytes"] for shard in self._shards), "shards": len(self._shards)}
+        return write_index(self._folder, self._vocab_size, self._shards)
 
     def _take(self, batch: pa.RecordBatch, start: int, stop: int) -> None:
         if stop > start:
@@ -155,21 +155,36 @@ class ShardWriter:
     def _flush(self) -> None:
         batch = pa.concat_batches(self._pending)
         path = self._folder / f"shard-{len(self._shards):06d}.arrow"
-        write_batch(path, batch)
-        self._shards.append(
-            {
-                "file": path.name,
-                "documents": batch.num_rows,
-                "tokens": self._tokens,
-                "text_bytes": int(np.sum(batch.column("bytes").to_numpy())),
-                "bytes": path.stat().st_size,
-                "sha256": sha256_file(path),
-            }
-        )
+        entry = write_shard(path, batch)
+        self._shards.append({"file": path.name, **entry, "sha256": sha256_file(path)})
         self._pending, self._tokens = [], 0
 
-    def _index(self) -> dict[str, Any]:
-        return {"index_version": _INDEX_VERSION, "vocab_size": self._vocab_size, "shards": self._shards}
+
+def write_shard(path: Path, batch: pa.RecordBatch) -> dict[str, int]:
+    """Write a shard, atomically; returns what its index says of it, but for its file and sha256."""
+    write_batch(path, batch)
+    return {
+        "documents": batch.num_rows,
+        "tokens": len(batch.column("input_ids").values),
+        "text_bytes": int(np.sum(batch.column("bytes").to_numpy())),
+        "bytes": path.stat().st_size,
+    }
+
+
+def write_index(folder: Path, vocab_size: int, shards: Sequence[Mapping[str, Any]]) -> dict[str, int]:
+    """Make a folder one of token shards; the shards themselves are or will be there.
+
+    Args:
+        shards: of each, what `write_shard` returned with `file` and `sha256`; and `source` and `language` where all its
+            documents have the same (`MIXED`: the same source only).
+
+    Returns:
+        {"documents", "tokens", "bytes" (of text), "shards"}.
+    """
+    write_json(folder / INDEX, {"index_version": _INDEX_VERSION, "vocab_size": vocab_size, "shards": list(shards)})
+    _write_dataset_files(folder, shard_schema(token_dtype(vocab_size)), shards)
+    totals = {key: sum(shard[key] for shard in shards) for key in ("documents", "tokens")}
+    return {**totals, "bytes": sum(shard["text_bytes"] for shard in shards), "shards": len(shards)}
 
 
 class TokenShards:
@@ -258,7 +273,7 @@ class TokenShards:
         return values, offsets
 
 
-def _write_dataset_files(folder: Path, schema: pa.Schema, shards: Sequence[dict[str, Any]]) -> None:
+def _write_dataset_files(folder: Path, schema: pa.Schema, shards: Sequence[Mapping[str, Any]]) -> None:
     """What `datasets.load_from_disk` needs beside the Arrow files."""
 
     def value(kind: pa.DataType) -> dict[str, Any]:

@@ -21,7 +21,7 @@ import pyarrow.parquet as pq
 from illada.artifacts import Artifact, ArtifactError, Attempt, Folder, Store, atomic_path, write_json
 from illada.data.shards import INDEX, ShardError, TokenShards
 
-SNAPSHOT_VERSION = 1
+SNAPSHOT_VERSION = 2
 STAGE = "snapshot"
 SPLITS = ("train", "held_out")
 _STAGES = ("curate", "quality-model", "quality", "deduplicate", "tokenizer", "tokenize")
@@ -102,7 +102,10 @@ class Snapshot:
         return line[::-1]
 
     def table(self) -> pa.Table:
-        """A row a shard: split, artifact (of stage `tokenize`), file, documents, tokens, text_bytes, bytes, sha256."""
+        """A row a shard: split, artifact (of stage `tokenize`), file, documents, tokens, text_bytes, bytes, sha256.
+
+        And source and language, null of a shard that has several sources.
+        """
         return pq.read_table(self.artifact.path(_SHARDS))
 
     def sources(self) -> list[SourceFile]:
@@ -235,13 +238,11 @@ def build_snapshot(
     files = [row for artifact in acquired.values() for row in _source_rows(artifact, number)]
     sources = pa.Table.from_pylist(files, schema=_SOURCE_SCHEMA)
     if previous is not None:
-        shards = pa.concat_tables([previous.table(), shards])
+        shards = pa.concat_tables([previous.table(), shards], promote_options="default")
         sources = pa.concat_tables([pq.read_table(previous.artifact.path(_SOURCES)), sources])
     for name, table in ((_SHARDS, shards), (_SOURCES, sources)):
         with atomic_path(attempt.output / name) as path:
-            pq.write_table(
-                table, path, compression="zstd", use_dictionary=["split", "artifact"] if name == _SHARDS else True
-            )
+            pq.write_table(table, path, compression="zstd", use_dictionary=_REPEATED if name == _SHARDS else True)
     added = {key: tokens.statistics[key] for key in (*SPLITS, "languages", "sources")}
     totals = added if previous is None else add_totals(previous.totals, added)
     value = {
@@ -277,11 +278,12 @@ def add_totals(one: Mapping[str, Any], other: Mapping[str, Any], sign: int = 1) 
     return {**{split: add(one[split], other[split]) for split in SPLITS}, **groups}
 
 
+_REPEATED = ["split", "artifact", "source", "language"]
 _SHARD_SCHEMA = pa.schema(
     [
         *((name, pa.string()) for name in ("split", "artifact", "file")),
         *((name, pa.int64()) for name in ("documents", "tokens", "text_bytes", "bytes")),
-        ("sha256", pa.string()),
+        *((name, pa.string()) for name in ("sha256", "source", "language")),
     ]
 )
 _SOURCE_SCHEMA = pa.schema(

@@ -49,7 +49,7 @@ def test_killed_equals_uninterrupted(tmp_path: Path, shared, corpus: Artifact, t
         return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120)
 
     expected = run("straight").stdout.split()[-1]
-    for phase in ("documents", "documents in shards"):
+    for phase in ("documents", "tokens in shards"):
         assert run("killed", phase).returncode == -signal.SIGKILL
     assert list((tmp_path / "killed").glob("tokenize/*/work/units/*.json"))
     assert run("killed").stdout.split()[-1] == expected
