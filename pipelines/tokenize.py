@@ -10,32 +10,26 @@ own proportion. Shards of `held_out/` have all of them in the order of the input
 
 from __future__ import annotations
 
-import itertools
-import os
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
-from pathlib import Path
 from typing import Any
-
-import numpy as np
 
 from illada.artifacts import Artifact, Attempt, Progress
 from illada.config import DataPlacement, Tokenize
-from illada.data.shards import token_dtype, write_index
-from illada.data.tokenizer import BOS_ID, EOS_ID, TextTokenizer
-from pipelines.documents import DocumentFile, document_files, read_documents, row_groups
+from illada.data.encoder import FastEncoder, ReferenceEncoder
+from illada.data.shards import write_index
+from illada.data.tokenizer import TextTokenizer
+from pipelines.documents import DocumentFile, document_files, row_groups
+from pipelines.encoding import SPLITS, UnitTokenizer, trial
 from pipelines.joining import SHARD, Plan, ShardJoiner, plan_shards
-from pipelines.pieces import Piece, write_pieces
+from pipelines.pieces import Piece
 from pipelines.pool import Results, Unit, run_units
-from pipelines.rows import TokenRow, add_counts, count_by, rows_batch
-from pipelines.sample import held_out
-from pipelines.shared import fetch, share_array
+from pipelines.rows import add_counts
+from pipelines.shared import share_array
 
 TOKENIZE_VERSION = 2
-SPLITS = ("train", "held_out")
-_UNIT_GROUPS = 2  # Parquet row groups a unit
-_ENCODED_TOGETHER = 64  # documents
+_UNIT_GROUPS = 8  # Parquet row groups a unit
 _LEAST_OF_SHARD = 256  # of a shard's tokens, the part that a language needs to have shards of its own
 
 
@@ -54,7 +48,8 @@ def tokenize_documents(
     What adds to a corpus `may_be_empty`: a split that gets no document then has no folder.
 
     Returns {"train": {"documents", "tokens", "bytes", "shards"}, "held_out": {same}, "languages": {name: {"documents",
-    "tokens", "bytes"}}, "sources": {same}}.
+    "tokens", "bytes"}}, "sources": {same}, "encoder": {"name", "checked": texts, "mismatch": why the fast one is not
+    used, or None}}.
 
     Raises:
         ValueError: one of the splits would be empty.
@@ -62,8 +57,7 @@ def tokenize_documents(
     files = document_files(documents)
     groups = row_groups(files, attempt.work)
     units = [unit for number, file in enumerate(files) for unit in _units(number, file, groups[number])]
-    factory = partial(_UnitTokenizer, tokenizer, config)
-    results = run_units(units, factory, attempt.work / "units", placement, progress, "documents")
+    encoder, folder, results = _tokenized(config, tokenizer, files, units, attempt, placement, progress)
     counts = Counter[str]()
     for result in results:
         counts.update({split: result.statistics[split] for split in SPLITS})
@@ -74,14 +68,43 @@ def tokenize_documents(
         )
     vocab_size = TextTokenizer.load(tokenizer.local()).vocab_size
     return {
-        **_join(config, results, vocab_size, attempt, placement, progress),
+        **_join(config, results, folder, vocab_size, attempt, placement, progress),
         **{key: add_counts(result.statistics[key] for result in results) for key in ("languages", "sources")},
+        "encoder": encoder,
     }
+
+
+def _tokenized(
+    config: Tokenize,
+    tokenizer: Artifact,
+    files: Sequence[DocumentFile],
+    units: Sequence[Unit],
+    attempt: Attempt,
+    placement: DataPlacement,
+    progress: Progress,
+) -> tuple[dict[str, Any], str, Results]:
+    """(which encoder, the name of the folder in which units wrote, what they returned).
+
+    Where the fast encoder differs from the reference once, in whatever unit, the reference does all of them again.
+    """
+    progress.start(None, "trial of the encoder")
+    checked, mismatch = trial(tokenizer, files)
+    if mismatch is None:
+        factory = partial(UnitTokenizer, tokenizer, config, fast=True)
+        results = run_units(units, factory, attempt.work / "units", placement, progress, "documents")
+        checked += sum(result.statistics["checked"] for result in results)
+        mismatch = next((result.statistics["mismatch"] for result in results if result.statistics["mismatch"]), None)
+        if mismatch is None:
+            return {"name": FastEncoder.name, "checked": checked, "mismatch": None}, "units", results
+    factory = partial(UnitTokenizer, tokenizer, config, fast=False)
+    results = run_units(units, factory, attempt.work / "units-reference", placement, progress, "documents")
+    return {"name": ReferenceEncoder.name, "checked": checked, "mismatch": mismatch}, "units-reference", results
 
 
 def _join(
     config: Tokenize,
     tokenized: Results,
+    written_in: str,
     vocab_size: int,
     attempt: Attempt,
     placement: DataPlacement,
@@ -97,8 +120,10 @@ def _join(
         for split, plan in plans.items()
     }
     units = [unit for plan in plans.values() for unit in plan.units]
-    factory = partial(ShardJoiner, attempt.work / "units", tables, vocab_size)
-    joined = iter(run_units(units, factory, attempt.work / "shards", placement, progress, "tokens in shards"))
+    factory = partial(ShardJoiner, attempt.work / written_in, tables, vocab_size)
+    joined = iter(
+        run_units(units, factory, attempt.work / f"shards-of-{written_in}", placement, progress, "tokens in shards")
+    )
     totals = {}
     for split, plan in plans.items():
         shards: list[dict[str, Any]] = []
@@ -114,60 +139,8 @@ def _join(
     return totals
 
 
-def _pieces(statistics: Mapping[str, Any], split: str) -> Iterable[Piece]:
-    return (Piece(**piece) for piece in statistics["pieces"][split])
-
-
-class _UnitTokenizer:
-    """Worker: tokenizes some row groups of a document file into one Arrow file a split."""
-
-    def __init__(self, tokenizer: Artifact, config: Tokenize) -> None:
-        os.environ["TOKENIZERS_PARALLELISM"] = "false"  # the pool's actors are the parallelism
-        self._tokenizer = TextTokenizer.load(tokenizer.local())
-        self._config = config
-
-    def run(self, unit: Unit, output: Path) -> dict[str, Any]:
-        """Writes `train.arrow` and `held_out.arrow`.
-
-        Returns documents and pieces (`pipelines.pieces`) by split, and counts by language and source.
-        """
-        rows: dict[str, list[TokenRow]] = {split: [] for split in SPLITS}
-        texts = read_documents(fetch(unit.payload["file"]), unit.payload["first"], unit.payload["count"])
-        while documents := list(itertools.islice(texts, _ENCODED_TOGETHER)):
-            encoded = self._tokenizer.encode_batch([document.text for document in documents])
-            for document, ids in zip(documents, encoded, strict=True):
-                row = TokenRow(
-                    tokens=np.concatenate([[BOS_ID], ids, [EOS_ID]]),
-                    id=document.id,
-                    source=document.source,
-                    language=document.language,
-                    bytes=document.bytes,
-                )
-                out = held_out(document.id, self._config.held_out, self._config.seed)
-                rows["held_out" if out else "train"].append(row)
-        dtype = token_dtype(self._tokenizer.vocab_size)
-        pieces = {
-            split: write_pieces(
-                output / f"{split}.arrow",
-                ((*group, rows_batch(some, dtype)) for group, some in _grouped(split, rows[split])),
-            )
-            for split in SPLITS
-        }
-        everything = rows["train"] + rows["held_out"]
-        return {
-            **{split: len(rows[split]) for split in SPLITS},
-            "pieces": {split: [piece.to_json() for piece in some] for split, some in pieces.items()},
-            "languages": count_by(everything, lambda row: row.language),
-            "sources": count_by(everything, lambda row: row.source),
-        }
-
-
-def _grouped(split: str, rows: Sequence[TokenRow]) -> list[tuple[tuple[str, str], list[TokenRow]]]:
-    """What is to be a piece: of training data a source and a language each, of held-out data everything."""
-    groups: dict[tuple[str, str], list[TokenRow]] = {}
-    for row in rows:
-        groups.setdefault((row.source, row.language) if split == "train" else ("", ""), []).append(row)
-    return sorted(groups.items(), key=lambda item: item[0])
+def _pieces(statistics: Mapping[str, Any], split: str) -> list[Piece]:
+    return [Piece(**piece) for piece in statistics["pieces"][split]]
 
 
 def _units(number: int, file: DocumentFile, groups: Sequence[int]) -> list[Unit]:

@@ -14,7 +14,7 @@ from pipelines.background import in_thread
 from pipelines.documents import document_files, read_documents
 from pipelines.sample import HashSample
 
-TOKENIZER_VERSION = 1
+TOKENIZER_VERSION = 2
 _MEASURED_BYTES = 2_000_000  # of the sample, for the statistic bytes_per_token
 
 

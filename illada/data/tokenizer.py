@@ -32,7 +32,8 @@ ROLES = ("system", "user", "assistant")
 
 _SPLIT = "|".join(
     (
-        r"[^\r\n\p{L}\p{M}\p{N}]?[\p{L}\p{M}]+",  # a word, with the space, dot, quote or bracket before it
+        r"(?i:'s|'t|'re|'ve|'m|'ll|'d)",  # an English contraction
+        r"[^\r\n\p{L}\p{N}]?[\p{L}\p{M}]+",  # a word, with the space, dot, quote or bracket before it
         r"\p{N}",  # one digit
         r" ?[^\s\p{L}\p{M}\p{N}]+[\r\n]*",  # symbols, with the line ends after them
         r"\s*[\r\n]+",  # line ends, with the blanks before them
