@@ -12,6 +12,7 @@ import typer
 
 from illada.cli.options import database_url
 from illada.config import Placement
+from illada.report.facts import DOCUMENTS
 
 if TYPE_CHECKING:
     from illada.artifacts import Artifact, Store
@@ -28,8 +29,6 @@ Stage = Annotated[str | None, typer.Option("--stage", help="A run's stage. Defau
 Location = Annotated[str, typer.Option("--store", help="The artifact store, for a snapshot.")]
 STORE = Placement().store
 _SPLITS = ("train", "held_out")
-_IN_ORDER = ("curate", "quality", "deduplicate", "substrings", "decontaminate-documents")
-"""Stages that write documents, each from the one before it."""
 
 
 @dataclass(kw_only=True, slots=True)
@@ -107,7 +106,7 @@ def _of_snapshot(name: str, location: str) -> Collection:
     last = ""
     for refresh in snapshot.history():
         built = refresh.value["built"]
-        last = next(stage for stage in reversed(_IN_ORDER) if stage in built)
+        last = next(stage for stage in reversed(DOCUMENTS) if stage in built)
         found += [store.open(stage, built[stage]) for stage in dict.fromkeys(("curate", last))]
     return _of_artifacts(snapshot.label, store, found, documents_of=last)
 
@@ -126,7 +125,7 @@ def _of_run(run_id: str, stage: str | None, database: str | None) -> Collection:
         raise ValueError(f"run {run_id} has built no {stage!r}; it has {', '.join(reached) or 'nothing yet'}")
     if stage is not None:
         return _of_artifacts(f"{run_id}, stage {stage}", store, [reached[stage]])
-    last = [name for name in _IN_ORDER if name in reached]
+    last = [name for name in DOCUMENTS if name in reached]
     wanted = [*last[-1:], "curate", "tokenize"]
     artifacts = [reached[name] for name in dict.fromkeys(wanted) if name in reached]
     if not artifacts:

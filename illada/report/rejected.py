@@ -15,7 +15,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from illada.artifacts import Artifact, ArtifactError
-from illada.report.facts import DOCUMENTS
+from illada.report.facts import DOCUMENTS, funnel
 from illada.report.view import RunView
 
 _FILES = 32  # of each stage that are read, evenly spread over all
@@ -47,7 +47,7 @@ class Rejections:
 
 
 def rejections(view: RunView) -> tuple[list[Rejections], list[str]]:
-    """Samples by step and reason, in the order of the stages and of names; and what could not be read, in words."""
+    """Samples by step and reason, in the order of the funnel; and what could not be read, in words."""
     found: dict[tuple[str, str], dict[str, Rejected]] = {}
     notes = []
     for artifact in filter(None, map(view.artifact, DOCUMENTS)):
@@ -57,9 +57,11 @@ def rejections(view: RunView) -> tuple[list[Rejections], list[str]]:
                 _offer(chosen, row)
         except (OSError, ArtifactError, pa.ArrowException, KeyError) as error:
             notes.append(f"{artifact.stage}: its sample of rejected documents cannot be read: {error}")
+    position = {row.step: number for number, row in enumerate(funnel(view))}
+    order = sorted(found, key=lambda key: (position.get(key[0], len(position)), key))
     groups = [
-        Rejections(step=step, reason=reason, samples=[chosen[identity] for identity in sorted(chosen)])
-        for (step, reason), chosen in list(found.items())[:_REASONS]
+        Rejections(step=step, reason=reason, samples=[row for _, row in sorted(found[step, reason].items())])
+        for step, reason in order[:_REASONS]
     ]
     return groups, notes
 

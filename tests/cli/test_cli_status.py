@@ -218,3 +218,9 @@ def test_watching_goes_on_while_the_database_is_away(engine: sa.Engine, run_chai
     with engine.begin() as connection:
         connection.exec_driver_sql("ALTER TABLE away RENAME TO illada_runs")
     assert isinstance(_watched(engine, None, every=False), Table)
+
+
+def test_input_that_was_given_up_is_shown(illada: Callable[..., Any], run_chain: Callable[..., None]) -> None:
+    run_chain(b=lambda progress: progress.update(10, quarantined=2))
+    (line,) = (line for line in illada("status", "demo").stdout.splitlines() if line.startswith(" b "))
+    assert "quarantined 2" in line

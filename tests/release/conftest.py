@@ -99,7 +99,8 @@ def build_chain(root: Path, model: TinyModel) -> Chain:
     sources = {"web": web.content, "code": code.content}
     found = {"emails": {"documents": 12, "occurrences": 34}, "secrets": {"documents": 1, "occurrences": 1}}
     privacy = {"privacy": Privacy(secrets="drop").identity()}
-    curated = chain.add("curate", {**documents, "privacy": found}, sources, privacy)
+    lost = [{"unit": "000-000007-000000", "file": "crawl/7.warc.gz", "cause": "killed | by a signal, 3 times"}]
+    curated = chain.add("curate", {**documents, "privacy": found, "quarantined": lost}, sources, privacy)
     held_out = {"positive": 40, "negative": 60, "auc": 0.98765}
     judge = chain.add("quality-model", {"held_out": held_out}, {"curated": curated.fingerprint})
     scores = {"sources": {"web": {"scores": [700, 200], "kept": 90}}, "languages": {}}

@@ -44,6 +44,8 @@ def test_head_is_yaml_that_hubs_read(card: str) -> None:
         "| code | GPL \\| others | 0 | 0 B | 0 |",
         "90 of 900 scored. Of examples it had not seen\n(40 positive, 60 negative)",
         "with a probability of 0.9877.",
+        "Left out, because reading it ended every worker that tried",
+        "crawl/7.warc.gz (killed \\| by a signal, 3 times).\n",
         "| emails | replaced | 12 | 34 |\n| secrets | document dropped | 1 | 1 |\n",
         "| window / global batch | 64 tokens / 4 windows | 64 tokens / 4 windows |\n",
         "| final training loss | 5.4321 | - |\n",
@@ -65,6 +67,8 @@ def test_every_artifact_is_listed(card: str, released: Artifact) -> None:
     assert {artifact["stage"] for artifact in artifacts} == set(released.record["inputs"])
     for artifact in artifacts:
         assert f"| {artifact['stage']} | `{artifact['fingerprint'][:16]}` |" in card
+    lost = {artifact["stage"]: artifact["quarantined"] for artifact in artifacts if "quarantined" in artifact}
+    assert [row["file"] for row in lost["curate"]] == ["crawl/7.warc.gz"]
 
 
 def test_tables_are_rectangular_and_nothing_is_left_unfilled(card: str) -> None:
