@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import re
 
-_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069\ud800-\udfff\ufeff]")
+from illada.report.plain import CONTROL
 
 
 def visible(text: str) -> str:
     """`text` with control characters (but tab and line feed) and marks of direction as \\xNN or \\uNNNN."""
-    return _CONTROL.sub(_escape, text)
+    return CONTROL.sub(_escape, text)
 
 
 def one_line(text: str) -> str:

@@ -6,7 +6,6 @@ lowest, which is the same choice in every report.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -16,6 +15,7 @@ import pyarrow.parquet as pq
 
 from illada.artifacts import Artifact, ArtifactError
 from illada.report.facts import DOCUMENTS, funnel
+from illada.report.plain import plain
 from illada.report.view import RunView
 
 _FILES = 32  # of each stage that are read, evenly spread over all
@@ -23,7 +23,6 @@ _SAMPLES = 3  # of each reason
 _REASONS = 80
 _CHARACTERS = 600
 _COLUMNS = ("id", "url", "source", "language", "step", "reason", "text")
-_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069\ufeff]")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -85,8 +84,3 @@ def _rows(artifact: Artifact) -> Iterator[dict[str, Any]]:
     spread = [names[index * len(names) // _FILES] for index in range(_FILES)] if len(names) > _FILES else names
     for name in spread:
         yield from pq.read_table(artifact.path(name), columns=list(_COLUMNS)).to_pylist()
-
-
-def plain(text: str) -> str:
-    """`text` with control characters and marks of direction, which no page should show, as U+FFFD."""
-    return _CONTROL.sub("\ufffd", text)

@@ -21,7 +21,8 @@ from illada.report import facts
 from illada.report.chain import expected_parents, with_pending
 from illada.report.facts import FunnelStep
 from illada.report.flow import draw_flow, edges
-from illada.report.rejected import plain, rejections
+from illada.report.plain import plain
+from illada.report.rejected import rejections
 from illada.report.sankey import draw_sankey
 from illada.report.view import RunView, StageView
 
