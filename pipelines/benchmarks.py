@@ -22,7 +22,7 @@ class Item:
 
 
 def decontaminate_identity(config: Decontaminate) -> dict[str, Any]:
-    """The configuration, and the content of the files it names: a changed file is another stage.
+    """What is looked for, and the content of the files it names: a changed file is another stage.
 
     Raises:
         ConfigError: a path or glob that matches no file, an unknown kind of file.
@@ -32,7 +32,12 @@ def decontaminate_identity(config: Decontaminate) -> dict[str, Any]:
         for benchmark in config.benchmarks
         for path in benchmark_files(benchmark)
     ]
-    return {**config.identity(), "files": files}
+    return {**config.searching(), "files": files}
+
+
+def removal_identity(config: Decontaminate) -> dict[str, Any]:
+    """The whole configuration, and the content of the files it names; see `decontaminate_identity`."""
+    return {**config.identity(), **decontaminate_identity(config)}
 
 
 def benchmark_files(benchmark: Benchmark) -> list[Path]:

@@ -1,9 +1,9 @@
 """Stage `decontaminate`: which documents share a run of words with a benchmark, and which items were found.
 
-Only a report: nothing is removed. As for GPT-3 (arXiv 2005.14165) an item counts as found when a document holds a run
-of 13 of its words. Items without so long a text cannot be told from chance and are counted as not checked. The
-benchmarks' n-grams are indexed once; the actor pool looks for them in all documents, held-out ones included, and in the
-conversations for tuning. Output: `report.json`.
+Only a report: what removes is `pipelines.decontaminate_documents`. As for GPT-3 (arXiv 2005.14165) an item counts as
+found when a document holds a run of 13 of its words. Items without so long a text cannot be told from chance and are
+counted as not checked. The benchmarks' n-grams are indexed once; the actor pool looks for them in all documents,
+held-out ones included, and in the conversations for tuning. Output: `report.json`.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from pipelines.shared import Reference, fetch
 DECONTAMINATE_VERSION = 1
 REPORT = "report.json"
 _UNIT_GROUPS = 8  # Parquet row groups a unit
-_EXAMPLES = 20  # of a benchmark
+EXAMPLES = 20  # of a benchmark
 _PAIRS = "pairs.parquet"
 
 
@@ -50,8 +50,7 @@ def decontaminate(
     if decontaminate_identity(config) != attempt.identity.config:
         raise ValueError("a benchmark file changed while the stage was starting; run again")
     progress.start(None, "benchmarks")
-    items = [item for benchmark in config.benchmarks for item in read_items(benchmark)]
-    index = NgramIndex.build(((number, text) for number, item in enumerate(items) for text in item.texts), config.ngram)
+    items, index = indexed_items(config)
     shared = index.share(attempt.scratch / "index", attempt.work)
     units = [unit for name, artifact in corpora.items() for unit in _units(name, artifact, attempt.work)]
     factory = functools.partial(SearchWorker, shared, [item.benchmark for item in items])
@@ -61,18 +60,25 @@ def decontaminate(
         "documents": sum(result.statistics["documents"] for result in results),
         "contaminated_documents": sum(result.statistics["contaminated"] for result in results),
         "covers": {name: artifact.fingerprint for name, artifact in corpora.items()},
-        "benchmarks": _by_benchmark(config, items, results),
+        "benchmarks": by_benchmark(config, items, results),
     }
-    matched = sorted({number for result in results for number in _found(result)})
+    matched = sorted({number for result in results for number in found_items(result)})
     write_json(
         attempt.output / REPORT,
         {
             **statistics,
             "matched_items": [{"benchmark": items[number].benchmark, "item": items[number].name} for number in matched],
-            "examples": _examples(items, results),
+            "examples": first_examples(items, results),
         },
     )
     return statistics
+
+
+def indexed_items(config: Decontaminate) -> tuple[list[Item], NgramIndex]:
+    """All items, and the index of their n-grams, whose owners are the items' numbers."""
+    items = [item for benchmark in config.benchmarks for item in read_items(benchmark)]
+    texts = ((number, text) for number, item in enumerate(items) for text in item.texts)
+    return items, NgramIndex.build(texts, config.ngram)
 
 
 class SearchWorker:
@@ -101,7 +107,7 @@ class SearchWorker:
             for gram, text in grams.items():
                 for owner in self._index.owners_of([gram]):
                     name = self._benchmarks[owner]
-                    if name in benchmarks and shown[name] < _EXAMPLES:
+                    if name in benchmarks and shown[name] < EXAMPLES:
                         benchmarks.discard(name)  # one example a document and benchmark
                         shown[name] += 1
                         examples.append({"item": owner, "document": identity, "ngram": text})
@@ -134,13 +140,15 @@ def _texts(payload: Mapping[str, Any]) -> Iterator[tuple[str, list[str]]]:
                 yield row["id"], [message["content"] for message in json.loads(row["messages"])]
 
 
-def _found(result: UnitResult) -> list[int]:
+def found_items(result: UnitResult) -> list[int]:
+    """Numbers of the items that a unit found."""
     numbers: list[int] = json.loads(result.path("found.json").read_text(encoding="utf-8"))
     return numbers
 
 
-def _by_benchmark(config: Decontaminate, items: Sequence[Item], results: Results) -> dict[str, Any]:
-    matched = {number for result in results for number in _found(result)}
+def by_benchmark(config: Decontaminate, items: Sequence[Item], results: Results) -> dict[str, Any]:
+    """{benchmark: {"items", "checked", "matched", "documents"}}."""
+    matched = {number for result in results for number in found_items(result)}
     touched: Counter[str] = Counter()
     for result in results:
         touched.update(result.statistics["touched"])
@@ -156,13 +164,13 @@ def _by_benchmark(config: Decontaminate, items: Sequence[Item], results: Results
     return rows
 
 
-def _examples(items: Sequence[Item], results: Results) -> list[dict[str, str]]:
+def first_examples(items: Sequence[Item], results: Results) -> list[dict[str, Any]]:
     """The first ones of each benchmark, in the order of the documents."""
     examples, shown = [], Counter[str]()
     for result in results:
         for example in result.statistics["examples"]:
             item = items[example["item"]]
             shown[item.benchmark] += 1
-            if shown[item.benchmark] <= _EXAMPLES:
+            if shown[item.benchmark] <= EXAMPLES:
                 examples.append({**example, "benchmark": item.benchmark, "item": item.name})
     return examples

@@ -71,21 +71,40 @@ class NgramIndex:
     def find(self, text: str) -> list[tuple[int, str]]:
         """(k, its words) for every n-gram k of the index that occurs in `text`, each once, in the order of the text."""
         found, n = words(text), self.grams.shape[1]
+        matches: dict[int, int] = {}
+        for position, place in self._matches(found):
+            matches.setdefault(place, position)
+        return [(place, " ".join(found[position : position + n])) for place, position in matches.items()]
+
+    def spans(self, text: str) -> list[tuple[int, int, int]]:
+        """(start, end, k) in characters of `text` for every occurrence of an n-gram k, in the order of the text."""
+        matches = self._matches(words(text))
+        if not matches:
+            return []
+        n, lower = self.grams.shape[1], text.lower()
+        places = [match.span() for match in _WORD.finditer(lower)]
+        if len(lower) != len(text):  # some letter has a lower case of two: back to the letters of the text
+            origin = [place for place, letter in enumerate(text) for _ in letter.lower()]
+            places = [(origin[start], origin[end - 1] + 1) for start, end in places]
+        return [(places[position][0], places[position + n - 1][1], gram) for position, gram in matches]
+
+    def _matches(self, found: Sequence[str]) -> list[tuple[int, int]]:
+        """(position, k) of the occurrences among the words `found`, in order."""
+        n = self.grams.shape[1]
         get = self.vocabulary.get
         ids = np.fromiter((get(word, 0) for word in found), np.uint32, len(found))
         if len(ids) < n or not len(self.hashes):
             return []
         unknown = np.append(0, np.cumsum(ids == 0))
         positions = np.flatnonzero(unknown[n:] == unknown[:-n])
+        if not len(positions):
+            return []
         windows = np.lib.stride_tricks.sliding_window_view(ids, n)[positions]
         hashes = _hash(windows, self.multiplier)
         places = np.minimum(np.searchsorted(self.hashes, hashes), len(self.hashes) - 1)
         match = self.hashes[places] == hashes
         match[match] = (self.grams[places[match]] == windows[match]).all(axis=1)
-        matches: dict[int, int] = {}
-        for position, place in zip(positions[match].tolist(), places[match].tolist(), strict=True):
-            matches.setdefault(place, position)
-        return [(place, " ".join(found[position : position + n])) for place, position in matches.items()]
+        return list(zip(positions[match].tolist(), places[match].tolist(), strict=True))
 
     def owners_of(self, grams: Sequence[int]) -> list[int]:
         """The numbers of all texts that hold one of these n-grams, ascending."""

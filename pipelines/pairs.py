@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -17,37 +17,46 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from illada.artifacts import Artifact, Attempt, Progress, atomic_path
-from illada.config import Pairs
+from illada.config import Decontaminate, Pairs
 from illada.data.shards import ShardWriter, token_dtype
 from illada.data.tokenizer import TextTokenizer
 from pipelines.conversation import Conversation, read_conversations
+from pipelines.decontaminate import indexed_items
 from pipelines.derive import derive_conversations
 from pipelines.documents import document_files, read_documents
 from pipelines.rows import TokenRow, count_by, rows_batch
 from pipelines.sample import HashSample, hash64, held_out
 
-PAIRS_VERSION = 1
+PAIRS_VERSION = 2
 _SHARD_TOKENS = 2**28
 _ROWS_TOGETHER = 256
 
 
 def build_pairs(
-    config: Pairs, documents: Sequence[Artifact], tokenizer: Artifact, attempt: Attempt, progress: Progress
+    config: Pairs,
+    documents: Sequence[Artifact],
+    tokenizer: Artifact,
+    attempt: Attempt,
+    progress: Progress,
+    *,
+    unseen: Decontaminate | None = None,
 ) -> dict[str, Any]:
     """Output: the shard folders `train/` and `held_out/`, and `pairs.parquet` (kind, id, messages as JSON).
 
     At most `max_pairs` conversations, chosen by hash and spread evenly over their kinds, in the order of their hashes.
-    What tokenization holds out (by the same seed and no greater fraction) never gives one for training.
+    A conversation that shares an n-gram with a benchmark of `unseen` is dropped, if that says to remove anything. What
+    tokenization holds out (by the same seed and no greater fraction) never gives one for training.
 
     Returns {"train": {"documents", "tokens", "bytes", "shards"}, "held_out": {same}, "languages": {name: {"documents",
-    "tokens", "bytes"}}, "sources": {same}, "origins": {kind: conversations}}.
+    "tokens", "bytes"}}, "sources": {same}, "origins": {kind: conversations}, "contaminated": conversations dropped}.
 
     Raises:
         ValueError: a file's line is not a conversation, or there are not two conversations of different documents.
     """
     found = _from_files(config, progress) if config.files else _from_documents(config, documents, progress)
+    cleaner = _Cleaner(unseen if unseen and unseen.removes else None)
     samples: dict[str, HashSample[Conversation]] = {}
-    for conversation in found:
+    for conversation in cleaner.clean(found):
         sample = samples.setdefault(conversation.kind, HashSample(config.max_pairs, f"pairs/{config.seed}"))
         sample.add(conversation.id, conversation)
     chosen = _balanced({kind: sample.items() for kind, sample in samples.items()}, config.max_pairs)
@@ -71,7 +80,23 @@ def build_pairs(
         "languages": count_by(rows, lambda row: row.language),
         "sources": count_by(rows, lambda row: row.source),
         "origins": dict(sorted(Counter(conversation.kind for conversation in chosen).items())),
+        "contaminated": cleaner.dropped,
     }
+
+
+class _Cleaner:
+    """Leaves out conversations that hold an n-gram of a benchmark, and counts them."""
+
+    def __init__(self, config: Decontaminate | None) -> None:
+        self._index = indexed_items(config)[1] if config else None
+        self.dropped = 0
+
+    def clean(self, conversations: Iterable[Conversation]) -> Iterator[Conversation]:
+        for conversation in conversations:
+            if self._index and any(self._index.find(message["content"]) for message in conversation.messages):
+                self.dropped += 1
+            else:
+                yield conversation
 
 
 def _from_files(config: Pairs, progress: Progress) -> Iterator[Conversation]:

@@ -1,7 +1,7 @@
 """The whole chain, from raw sources to a released diffusion language model: the one place that knows every stage.
 
-    acquire-* -> curate -> [quality-model -> quality ->] deduplicate -> tokenizer -> tokenize
-    tokenize -> pretrain -> export-base -> evaluate-base
+    acquire-* -> curate -> [quality-model -> quality ->] deduplicate -> [decontaminate-documents ->] tokenizer
+    tokenizer -> tokenize -> pretrain -> export-base -> evaluate-base
      \\-> pairs ------> sft -> export-sft -> evaluate-sft -> gates -> release
            \\-> decontaminate (where benchmarks are named) --/
 
@@ -14,6 +14,7 @@ them depends on the digest of their content, not on how they were asked for.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any
 
 from illada.artifacts import Artifact, Folder, StageIdentity
@@ -22,7 +23,9 @@ from illada.data.snapshots import Snapshot, shards_of
 from illada.durable.engine import StageRunner
 from illada.train.stage import TRAIN_VERSION, train
 from pipelines.acquire import check_sources
+from pipelines.benchmarks import removal_identity
 from pipelines.conversation import pairs_identity
+from pipelines.decontaminate_documents import CLEAN
 from pipelines.pairs import PAIRS_VERSION, build_pairs
 from pipelines.quality_examples import check_quality
 from pipelines.sites import check_sites
@@ -67,6 +70,7 @@ def stage_configs(config: WorkflowConfig) -> dict[str, dict[str, Any]]:
             "curate": curate_config(data),
             **quality_configs(data.quality),
             "deduplicate": data.deduplicate.identity(),
+            **({CLEAN: data.decontaminate.identity()} if data.decontaminate.removes else {}),
             "tokenizer": data.tokenizer.identity(),
             "tokenize": data.tokenize.identity(),
         }
@@ -77,8 +81,11 @@ def stage_configs(config: WorkflowConfig) -> dict[str, dict[str, Any]]:
         "pretrain": pretrain,
         "export-base": {"model": model},
         "evaluate-base": evaluated,
-        "pairs": data.pairs.identity(),
-        **({"decontaminate": data.decontaminate.identity()} if data.decontaminate.benchmarks else {}),
+        "pairs": {
+            **data.pairs.identity(),
+            **({"decontaminate": data.decontaminate.identity()} if data.decontaminate.removes else {}),
+        },
+        **({"decontaminate": data.decontaminate.searching()} if data.decontaminate.benchmarks else {}),
         "sft": {"training": config.sft.identity(), "model": model},
         "export-sft": {"model": model},
         "evaluate-sft": evaluated,
@@ -98,12 +105,13 @@ def crawl_to_release(run: StageRunner, config: WorkflowConfig) -> dict[str, Any]
     how = _measurement(config)
     base_model, base_results = export_and_evaluate(run, "base", config.model, how, base, tokenizer, tokens)
 
+    unseen = {"decontaminate": removal_identity(data.decontaminate)} if data.decontaminate.removes else {}
     pairs = run.stage(
         "pairs",
         PAIRS_VERSION,
-        pairs_identity(data.pairs),
+        {**pairs_identity(data.pairs), **unseen},
         texts.inputs,
-        remote(build_pairs, data.pairs, texts.documents, tokenizer),
+        remote(partial(build_pairs, unseen=data.decontaminate), data.pairs, texts.documents, tokenizer),
     )
     corpora = {**texts.corpora, pairs.stage: pairs}
     report = report_contamination(run, data.decontaminate, corpora, place.data)

@@ -12,7 +12,9 @@ from illada.data.corpora import open_snapshot
 from illada.data.snapshots import STAGE, Snapshot
 from illada.durable.engine import StageRunner
 from pipelines.acquire import ACQUIRE_VERSION, acquire, source_identity
+from pipelines.benchmarks import removal_identity
 from pipelines.curate import CURATE_VERSION, curate
+from pipelines.decontaminate_documents import CLEAN, DECONTAMINATE_DOCUMENTS_VERSION, decontaminate_documents
 from pipelines.deduplicate import DEDUPLICATE_VERSION, deduplicate
 from pipelines.sites import sites_identity
 from pipelines.tokenize import TOKENIZE_VERSION, tokenize_documents
@@ -27,7 +29,7 @@ class Texts:
 
     Attributes:
         chain: all artifacts below and everything they were built from.
-        documents: the deduplicated documents, in one artifact for each time that some were added.
+        documents: what was tokenized, in one artifact for each time that some were added.
         tokens: the artifact of stage `tokenize`, or the snapshot the run begins with.
         moves: the steps at which pretraining goes on with a newer snapshot.
     """
@@ -78,7 +80,7 @@ def texts_from_sources(run: StageRunner, config: WorkflowConfig) -> Texts:
     )
     better = {} if data.quality is None else select_documents(run, data.quality, curated, place, None)
     chosen = better.get(SELECTION, curated)
-    documents = run.stage(
+    deduplicated = run.stage(
         "deduplicate",
         DEDUPLICATE_VERSION,
         data.deduplicate.identity(),
@@ -86,6 +88,18 @@ def texts_from_sources(run: StageRunner, config: WorkflowConfig) -> Texts:
         lambda attempt, progress: deduplicate(data.deduplicate, chosen, attempt, place, progress),
         place.identity(),
     )
+    documents, clean = deduplicated, dict[str, Artifact]()
+    if data.decontaminate.removes:
+        documents = clean[CLEAN] = run.stage(
+            CLEAN,
+            DECONTAMINATE_DOCUMENTS_VERSION,
+            removal_identity(data.decontaminate),
+            {"documents": deduplicated.fingerprint},
+            lambda attempt, progress: decontaminate_documents(
+                data.decontaminate, deduplicated, attempt, place, progress
+            ),
+            place.identity(),
+        )
     tokenizer = run.stage(
         "tokenizer",
         TOKENIZER_VERSION,
@@ -101,7 +115,7 @@ def texts_from_sources(run: StageRunner, config: WorkflowConfig) -> Texts:
         lambda attempt, progress: tokenize_documents(data.tokenize, documents, tokenizer, attempt, place, progress),
         place.identity(),
     )
-    chain = [*sources.values(), curated, *better.values(), documents, tokenizer, tokens]
+    chain = [*sources.values(), curated, *better.values(), deduplicated, *clean.values(), tokenizer, tokens]
     return Texts(chain=chain, documents=[documents], tokenizer=tokenizer, tokens=tokens)
 
 

@@ -142,10 +142,16 @@ class Benchmark(Config):
 class Decontaminate(Config):
     """A report of the documents that share a run of `ngram` words with a benchmark (13: GPT-3, arXiv 2005.14165).
 
-    Words are compared without regard to case and punctuation. With no benchmarks there is no report.
+    Words are compared without regard to case and punctuation. With no benchmarks there is no report. `action` is what
+    happens before tokenization: nothing, the sentences that hold such a run are cut out of their document, or the
+    document is dropped. One that would lose more than `max_cuts` spans, or more than `max_cut_share` of its characters,
+    is dropped as well. Conversations that hold such a run are dropped by either action.
     """
 
     ngram: int = Field(default=13, ge=4)
+    action: Literal["report", "cut", "drop"] = "report"
+    max_cuts: int = Field(default=10, ge=0)
+    max_cut_share: float = Field(default=0.5, ge=0, le=1)
     benchmarks: tuple[Benchmark, ...] = ()
 
     @model_validator(mode="after")
@@ -153,7 +159,18 @@ class Decontaminate(Config):
         names = [benchmark.name for benchmark in self.benchmarks]
         if len(set(names)) != len(names):
             raise ValueError(f"benchmark names must differ, got {names}")
+        if self.action != "report" and not names:
+            raise ValueError(f"action {self.action} needs benchmarks: name some, or say action: report")
         return self
+
+    def searching(self) -> dict[str, Any]:
+        """What is looked for: all that the report depends on."""
+        return self.model_dump(mode="json", include={"ngram", "benchmarks"})
+
+    @property
+    def removes(self) -> bool:
+        """Whether something is removed from what a model is trained on."""
+        return self.action != "report"
 
 
 class Tokenizer(Config):
@@ -224,6 +241,15 @@ class DataConfig(Config):
         names = [source.name for source in self.sources]
         if len(set(names)) != len(names):
             raise ValueError(f"source names must differ, got {names}")
+        return self
+
+    @model_validator(mode="after")
+    def _corpus_is_as_it_is(self) -> Self:
+        if self.corpus is not None and self.decontaminate.removes:
+            raise ValueError(
+                f"decontaminate.action {self.decontaminate.action}: the tokens of a data.corpus are made by its "
+                "refreshes, which do not cut: say action: report, or name data.sources"
+            )
         return self
 
     @model_validator(mode="after")

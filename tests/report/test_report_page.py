@@ -106,6 +106,8 @@ def test_finished_run_shows_everything(whole: tuple[RunView, str]) -> None:
         "How do I install a package?",
         "licence: various",
         "from curate",
+        "bytes a token",
+        "3.31",
     ):
         assert expected in page.text, expected
     assert "Pending" not in page.text
