@@ -25,7 +25,7 @@ from pipelines.privacy.redact import add_found
 from pipelines.rejected import write_rejected
 from pipelines.shared import Reference, fetch
 
-CURATE_VERSION = 4
+CURATE_VERSION = 5
 
 _CARRIED = ("url", "source", "language", "language_score", "title", "date")
 

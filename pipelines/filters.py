@@ -51,7 +51,9 @@ def build_chain(config: Curate, block_lists: Sequence[Path]) -> list[tuple[Pipel
     makers: dict[str, Callable[[Sink], PipelineStep]] = {
         "url": lambda sink: ByUrl(OfflineURLFilter(block_lists), sink),
         "extract": lambda sink: Extract(config.extraction, sink),
-        "language": lambda sink: LanguageId(config.languages, config.language_threshold, sink),
+        "language": lambda sink: LanguageId(
+            config.languages, config.language_threshold, config.language_characters, sink
+        ),
         "gopher-repetition": by_language(lambda code: FastRepetitionFilter(word_tokenizer(code))),
         "gopher-quality": by_language(
             lambda code: GopherQualityFilter(
@@ -109,16 +111,16 @@ class LanguageId(_Prose):
 
     name = "language"
 
-    def __init__(self, languages: tuple[str, ...], threshold: float, sink: Sink) -> None:
+    def __init__(self, languages: tuple[str, ...], threshold: float, characters: int | None, sink: Sink) -> None:
         super().__init__(sink)
-        self._languages, self._threshold = frozenset(languages), threshold
+        self._languages, self._threshold, self._characters = frozenset(languages), threshold, characters
 
     def rule(self, document: Document) -> Callable[[Document], Verdict]:
         """Language first, then how sure that is."""
         return self._identify
 
     def _identify(self, document: Document) -> Verdict:
-        language, score = identify_language(document.text)
+        language, score = identify_language(document.text, self._characters)
         document.metadata.update(language=language, language_score=score)
         if language not in self._languages:
             return False, "other_language"

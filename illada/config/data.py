@@ -99,6 +99,7 @@ Source = Annotated[WebDocs | PythonCode | WarcFiles | TextFiles, Field(discrimin
 class Curate(Config):
     """Extraction and quality filters (Gopher, arXiv 2112.11446; C4, arXiv 1910.10683; FineWeb, arXiv 2406.17557).
 
+    A document's language is that of its first `language_characters` (null: of all of it).
     Documents of the sites listed in the files `opt_outs` and `block_lists` are dropped. `max_quarantined` is the share
     of input units (files, mostly; rounded up) that may be left out because they kill every worker that tries them.
     """
@@ -106,6 +107,7 @@ class Curate(Config):
     extraction: Literal["exact", "fast"] = "fast"
     languages: tuple[str, ...] = ("en", "fr", "de", "es", "it", "pt", "nl", "ru")
     language_threshold: float = Field(default=0.65, ge=0, le=1)
+    language_characters: int | None = Field(default=3000, gt=0)
     url_filter: bool = True
     block_lists: tuple[str, ...] = ()
     opt_outs: tuple[str, ...] = ()

@@ -23,7 +23,7 @@ from text_bench import page, prose
 
 from illada.config import Curate
 from pipelines.filters import build_chain, step_names
-from pipelines.languages import function_words, identify_language
+from pipelines.languages import identify_language
 from pipelines.recorder import Recorder, run_chain
 from pipelines.sandbox import SandboxError
 from pipelines.urls import HashSet, OfflineURLFilter, build_block_lists
@@ -93,15 +93,6 @@ def test_running_text_of_every_language_passes() -> None:
     kept, recorder = run(NO_URLS, documents)
     assert [item.metadata["language"] for item in kept] == list(names), reasons(recorder)
     assert all(item.metadata["language_score"] > 0.9 for item in kept)
-
-
-def test_function_words_are_for_words_as_they_are_cut() -> None:
-    from pipelines.words import word_tokenizer
-
-    for language in Curate().languages:
-        words = function_words(language)
-        assert len(set(words)) == len(words) >= 8
-        assert word_tokenizer(language).word_tokenize(" ".join(words)) == words
 
 
 def test_pages_become_text_in_their_language() -> None:
