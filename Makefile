@@ -4,7 +4,7 @@ BIN := .venv/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --no-input -q
 CONFIG ?= configs/workflows/demo.yaml
 
-.PHONY: demo test test-slow chaos lint types check bench clean
+.PHONY: demo test test-slow chaos lint types check bench-curation clean
 
 demo: .venv/.runtime
 	$(BIN)/illada run $(CONFIG)
@@ -28,6 +28,10 @@ types: .venv/.dev
 
 check: lint types test
 
+# stock datatrove and ours on the same pages and documents; GROUND_TRUTH is a folder for benchmarks/extraction.py
+bench-curation: .venv/.bench
+	$(BIN)/python benchmarks/curation.py --out out/bench $(if $(GROUND_TRUTH),--ground-truth $(GROUND_TRUTH))
+
 clean:
 	rm -rf .venv out
 
@@ -42,4 +46,8 @@ clean:
 
 .venv/.dev: .venv/.runtime
 	$(PIP) install --no-compile -c constraints.txt -e ".[dev]"
+	@touch $@
+
+.venv/.bench: .venv/.dev
+	$(PIP) install --no-compile -c constraints.txt -e ".[dev,bench]"
 	@touch $@

@@ -30,7 +30,7 @@ SENTENCES = {
     "no": "Det er ikke lett å finne en god vei over fjellet når det snør, og av og til må vi snu og gå hjem til byen.",
     "pl": "Nie wiem, jak to się stało, ale w tym domu jest teraz bardzo cicho i nikt do nas nie przychodzi na kawę.",
     "ro": "Copiii se joacă în parc și nu vor să meargă acasă pentru că este o zi frumoasă, cu soare, cum a fost ieri.",
-    "sk": "Včera sme boli na výlete v horách a videli sme, že sneh sa už topí a cesta do dediny nie je zlá ako predtým.",
+    "sk": "Včera sme boli na výlete v horách a videli sme, že sneh sa už topí a cesta do dediny nie je zlá ako bola.",
     "sv": "Det är inte lätt att hitta en bra bok om historia som är skriven för barn, och den här är för lång för dem.",
     "tr": "Bu sabah çok erken kalktık ve bir saat yürüdük, çünkü köye giden otobüs her gün olduğu gibi geç gelecek.",
     "uk": "Ми не знали, що в цьому місті є така велика бібліотека, і тому пішли до неї за книгами вже наступного дня.",
