@@ -35,6 +35,11 @@ class HashSample(Generic[T]):
     def __len__(self) -> int:
         return len(self._heap)
 
+    @property
+    def full(self) -> bool:
+        """Whether something did not fit: what hashes higher than all that was offered changes nothing then."""
+        return self._bound < 2**64
+
     def add(self, key: str, item: T, size: int = 1) -> None:
         """Offer an item."""
         number = hash64(key, self._salt)

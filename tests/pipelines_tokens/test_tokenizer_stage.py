@@ -32,7 +32,11 @@ def test_order_and_files_do_not_show(stages, texts: list[TextDocument], tokenize
     assert build(stages, documents).content == tokenizer.content
 
 
-def test_the_sample_is_chosen_by_hash(stages, texts: list[TextDocument], corpus: Artifact) -> None:
+@pytest.mark.parametrize("guessed", [1, 10**6, 10**12])  # right, and far too great: then it looks again
+def test_the_sample_is_chosen_by_hash(
+    stages, texts: list[TextDocument], corpus: Artifact, monkeypatch: pytest.MonkeyPatch, guessed: int
+) -> None:
+    monkeypatch.setattr("pipelines.tokenizer._text_bytes", lambda _: guessed)
     limit = 20_000
     made = build(stages, corpus, sample_bytes=limit)
     ordered = sorted(texts, key=lambda document: hash64(document.id, "tokenizer"))
