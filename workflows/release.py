@@ -53,7 +53,7 @@ def stage_configs(config: ReleaseConfig) -> dict[str, dict[str, Any]]:
         **({STAGE: adopted_config(config.checkpoint)} if config.checkpoint.step else {}),
         f"export-{name}": {"model": config.checkpoint.config["model"]},
         f"evaluate-{name}": {"evaluate": config.evaluate.identity(), "generate": config.generate.identity()},
-        **({"decontaminate": config.decontaminate.identity()} if config.decontaminate.benchmarks else {}),
+        **({"decontaminate": config.decontaminate.searching()} if config.decontaminate.benchmarks else {}),
         "gates": gates_identity(config.release),
         "release": config.release.identity(),
     }
