@@ -111,7 +111,7 @@ class CurateWorker:
             sink = Sink("privacy")
             self._privacy = PrivacyFilter(privacy, sink)
             self._chain.append((self._privacy, sink))
-        self._steps = [READ, *(sink.step for _, sink in self._chain)]
+        self._steps = [READ, *(step for _, sink in self._chain for step in sink.steps)]
         self._checked: set[str] = set()
 
     def run(self, unit: Unit, output: Path) -> dict[str, Any]:

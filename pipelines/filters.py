@@ -1,4 +1,4 @@
-"""The filter chain of FineWeb (arXiv 2406.17557) made of datatrove's own classes, one instance for every language.
+"""The filter chain of FineWeb (arXiv 2406.17557) as datatrove's own classes decide, one instance for every language.
 
 URL lists, main-text extraction, language identification, Gopher repetition and quality (arXiv 2112.11446, table A1 and
 appendix A.1.1), C4 (arXiv 1910.10683, without the rule on terminal punctuation, as FineWeb does), FineWeb's line
@@ -9,19 +9,24 @@ from __future__ import annotations
 
 import functools
 from abc import abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from datatrove.data import Document
 from datatrove.pipeline.base import PipelineStep
-from datatrove.pipeline.filters import C4QualityFilter, FineWebQualityFilter, GopherQualityFilter
+from datatrove.pipeline.filters import (
+    C4QualityFilter,
+    FineWebQualityFilter,
+    GopherQualityFilter,
+    GopherRepetitionFilter,
+)
 from datatrove.pipeline.filters.base_filter import BaseFilter
 
 from illada.config import Curate
 from pipelines.extract import Extract
+from pipelines.fused import FusedQualityFilter, Rule
 from pipelines.languages import function_words, identify_language
-from pipelines.recorder import FAILED, Sink
-from pipelines.repetition import FastRepetitionFilter
+from pipelines.recorder import FAILED, STEP, Sink
 from pipelines.urls import OfflineURLFilter
 from pipelines.words import word_tokenizer
 
@@ -45,8 +50,11 @@ def step_names(config: Curate) -> list[str]:
 def build_chain(config: Curate, block_lists: Sequence[Path]) -> list[tuple[PipelineStep, Sink]]:
     """The steps of `step_names`, each with the sink its rejections go to."""
 
-    def by_language(make: Callable[[str], BaseFilter]) -> Callable[[Sink], BaseFilter]:
-        return lambda sink: ByLanguage(make, sink)
+    quality = [step for step in _STOCK if step in step_names(config)]
+
+    def rules(language: str) -> Mapping[str, Rule]:
+        stock = [_STOCK[step](config, language) for step in quality]
+        return FusedQualityFilter(stock, word_tokenizer(language)).rules
 
     makers: dict[str, Callable[[Sink], PipelineStep]] = {
         "url": lambda sink: ByUrl(OfflineURLFilter(block_lists), sink),
@@ -54,20 +62,23 @@ def build_chain(config: Curate, block_lists: Sequence[Path]) -> list[tuple[Pipel
         "language": lambda sink: LanguageId(
             config.languages, config.language_threshold, config.language_characters, sink
         ),
-        "gopher-repetition": by_language(lambda code: FastRepetitionFilter(word_tokenizer(code))),
-        "gopher-quality": by_language(
-            lambda code: GopherQualityFilter(
-                min_doc_words=config.min_words,
-                max_doc_words=config.max_words,
-                stop_words=function_words(code),
-                language=word_tokenizer(code),
-            )
-        ),
-        "c4": by_language(lambda code: C4QualityFilter(filter_no_terminal_punct=False, language=word_tokenizer(code))),
-        "fineweb": by_language(lambda code: FineWebQualityFilter(language=word_tokenizer(code))),
     }
-    sinks = [Sink(name) for name in step_names(config)]
-    return [(makers[sink.step](sink), sink) for sink in sinks]
+    sinks = [Sink(name) for name in step_names(config) if name in makers]
+    chain = [(makers[sink.steps[0]](sink), sink) for sink in sinks]
+    if quality:
+        sink = Sink(*quality)
+        chain.append((Quality(rules, sink), sink))
+    return chain
+
+
+_STOCK: dict[str, Callable[[Curate, str], BaseFilter]] = {
+    "gopher-repetition": lambda config, language: GopherRepetitionFilter(),
+    "gopher-quality": lambda config, language: GopherQualityFilter(
+        min_doc_words=config.min_words, max_doc_words=config.max_words, stop_words=function_words(language)
+    ),
+    "c4": lambda config, language: C4QualityFilter(filter_no_terminal_punct=False),
+    "fineweb": lambda config, language: FineWebQualityFilter(),
+}
 
 
 class _Prose(BaseFilter):
@@ -127,15 +138,39 @@ class LanguageId(_Prose):
         return score >= self._threshold or (False, "uncertain_language")
 
 
-class ByLanguage(_Prose):
-    """Applies the stock filter made for the document's language."""
+class Quality(PipelineStep):
+    """The rules on natural language made for the document's language, one after the other; code passes."""
 
-    name = "by language"
+    type = "🔻 - FILTER"
+    name = "quality by language"
 
-    def __init__(self, make: Callable[[str], BaseFilter], sink: Sink) -> None:
-        super().__init__(sink)
-        self._make = functools.cache(make)
+    def __init__(self, rules: Callable[[str], Mapping[str, Rule]], sink: Sink) -> None:
+        super().__init__()
+        self._rules, self._sink = functools.cache(rules), sink
 
-    def rule(self, document: Document) -> Callable[[Document], Verdict]:
-        """The stock filter of the document's language."""
-        return self._make(document.metadata["language"]).filter
+    def run(self, data: Iterator[Document], rank: int = 0, world_size: int = 1) -> Iterator[Document]:
+        """What all rules keep; the sink counts between them."""
+        for document in data:
+            if self._keeps(document):
+                yield document
+
+    def _keeps(self, document: Document) -> bool:
+        text, size = document.text, len(document.text.encode())
+        if document.metadata["kind"] == "code":
+            for step in self._sink.steps:
+                self._sink.passed(step, size)
+            return True
+        for step, rule in self._rules(document.metadata["language"]).items():
+            try:
+                reason = rule(document)
+            except Exception as error:  # counted and named: one document must not stop a crawl
+                document.metadata[FAILED] = f"{type(error).__name__}: {error}"
+                reason = "error"
+            if reason is not None:
+                document.metadata.update({"filter_reason": reason, STEP: step})
+                self._sink.write(document)
+                return False
+            if document.text is not text:
+                text, size = document.text, len(document.text.encode())
+            self._sink.passed(step, size)
+        return True

@@ -16,6 +16,8 @@ from pipelines.funnel import Funnel
 
 FAILED = "failed"
 """Metadata key under which a step leaves what kept it from processing a document."""
+STEP = "filter_step"
+"""Metadata key under which a block of several steps leaves which of them rejects a document."""
 _SHOWN_CHARACTERS = 4000
 
 
@@ -44,10 +46,13 @@ class Recorder:
 
 
 class Sink:
-    """Stands for a datatrove exclusion writer: takes what `step` rejects. Its recorder changes with each unit."""
+    """Stands for a datatrove exclusion writer: takes what a block rejects. Its recorder changes with each unit.
 
-    def __init__(self, step: str) -> None:
-        self.step = step
+    The block is one step, or several in this order.
+    """
+
+    def __init__(self, *steps: str) -> None:
+        self.steps = steps
         self.recorder: Recorder | None = None
 
     def __enter__(self) -> Sink:
@@ -60,18 +65,28 @@ class Sink:
         """Record the rejection of `document` with the reason its filter left."""
         assert self.recorder is not None
         error = document.metadata.pop(FAILED, None)
-        reason = document.metadata.pop("filter_reason", None) or self.step
+        step = document.metadata.pop(STEP, self.steps[0])
+        reason = document.metadata.pop("filter_reason", None) or step
         if error is None:
-            self.recorder.reject(self.step, document, reason)
+            self.recorder.reject(step, document, reason)
         else:
-            self.recorder.fail(self.step, document.metadata["url"] or document.id, error, reason)
+            self.recorder.fail(step, document.metadata["url"] or document.id, error, reason)
+
+    def passed(self, step: str, size: int) -> None:
+        """Count a document of `size` bytes that `step` hands on to the next one of the block, if there is one."""
+        following = self.steps.index(step) + 1
+        if following < len(self.steps):
+            assert self.recorder is not None
+            self.recorder.funnel.keep(step, size)
+            self.recorder.funnel.read(self.steps[following], size)
 
 
 def run_chain(
     steps: Iterable[tuple[PipelineStep, Sink]], documents: Iterator[Document], recorder: Recorder
 ) -> Iterator[Document]:
-    """Send `documents` through the steps, which are named by their sinks, counting before and after each."""
+    """Send `documents` through the blocks, whose steps their sinks name, counting before and after each."""
     for step, sink in steps:
         sink.recorder = recorder
-        documents = recorder.funnel.kept(sink.step, step.run(recorder.funnel.reading(sink.step, documents)))
+        reading = recorder.funnel.reading(sink.steps[0], documents)
+        documents = recorder.funnel.kept(sink.steps[-1], step.run(reading))
     return documents

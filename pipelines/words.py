@@ -64,8 +64,8 @@ class ChunkTokenizer(WordTokenizer):
 
     def word_tokenize(self, text: str) -> list[str]:
         """Tokens of `text` without white space."""
-        text = text.replace(_BREAKS_SPACY, "")
-        if self._needs_whole(text):
+        text = self.prepare(text)
+        if self.needs_whole(text):
             return list(self._stock.word_tokenize(text))
         chunks = text.split()
         self._learn(chunks)
@@ -74,15 +74,15 @@ class ChunkTokenizer(WordTokenizer):
 
     def sent_tokenize(self, text: str) -> list[str]:
         """Sentences of `text`, stripped; empty ones left out."""
-        text = text.replace(_BREAKS_SPACY, "")
-        if self._needs_whole(text):
+        text = self.prepare(text)
+        if self.needs_whole(text):
             return list(self._stock.sent_tokenize(text))
         return [sentence for first, last in self.span_tokenize(text) if (sentence := text[first:last].strip())]
 
     def span_tokenize(self, text: str) -> list[tuple[int, int]]:
         """Where each sentence of `text` begins and ends, in characters."""
-        text = text.replace(_BREAKS_SPACY, "")
-        if self._needs_whole(text):
+        text = self.prepare(text)
+        if self.needs_whole(text):
             return list(self._stock.span_tokenize(text))
         self._learn(text.split())
         return list(self._spans(text))
@@ -112,23 +112,31 @@ class ChunkTokenizer(WordTokenizer):
         if begin is not None:
             yield begin, end
 
-    def _needs_whole(self, text: str) -> bool:
+    def prepare(self, text: str) -> str:
+        """`text` without what spaCy cannot take."""
+        return text.replace(_BREAKS_SPACY, "")
+
+    def needs_whole(self, text: str) -> bool:
+        """Whether `text` has a special case that spans white space, so that its chunks do not tell its words."""
         return len(self._whole) > 0 and next(self._whole.iter(text), None) is not None
 
     def _learn(self, chunks: list[str]) -> None:
         if len(self._words) > _REMEMBERED:
             self._words.clear()
             self._sentences.clear()
-        split = []
-        for chunk in set(chunks).difference(self._words):
-            if self._is_one_token(chunk):
-                self._words[chunk] = (chunk,)
-            else:
-                split.append(chunk)
-        if split:
-            with self._nlp.memory_zone():  # spaCy forgets the strings afterwards
-                for chunk in split:
-                    self._words[chunk] = tuple(token.text for token in self._spacy(chunk))
+        new = list(set(chunks).difference(self._words))
+        self._words.update(zip(new, self.cut(new), strict=True))
+
+    def cut(self, chunks: list[str]) -> list[tuple[str, ...]]:
+        """The words of each chunk (without white space), not remembered."""
+        whole = [self._is_one_token(chunk) for chunk in chunks]
+        if all(whole):
+            return [(chunk,) for chunk in chunks]
+        with self._nlp.memory_zone():  # spaCy forgets the strings afterwards
+            return [
+                (chunk,) if one else tuple(token.text for token in self._spacy(chunk))
+                for chunk, one in zip(chunks, whole, strict=True)
+            ]
 
     def _is_one_token(self, chunk: str) -> bool:
         """spaCy's own conditions: no special case, nothing to split off at either end or inside."""
