@@ -24,7 +24,7 @@ from datatrove.pipeline.filters.base_filter import BaseFilter
 
 from illada.config import Curate
 from pipelines.extract import Extract
-from pipelines.fused import FusedQualityFilter, Rule
+from pipelines.fused import STEPS, FusedQualityFilter, Rule
 from pipelines.languages import function_words, identify_language
 from pipelines.recorder import FAILED, STEP, Sink
 from pipelines.urls import OfflineURLFilter
@@ -44,16 +44,16 @@ def step_names(config: Curate) -> list[str]:
         "c4": config.c4,
         "fineweb": config.fineweb,
     }
-    return [name for name, on in wanted.items() if on]
+    return [name for name, on in wanted.items() if on is not None and on is not False]
 
 
 def build_chain(config: Curate, block_lists: Sequence[Path]) -> list[tuple[PipelineStep, Sink]]:
     """The steps of `step_names`, each with the sink its rejections go to."""
 
-    quality = [step for step in _STOCK if step in step_names(config)]
+    quality = [step for step in step_names(config) if step in STEPS.values()]
 
     def rules(language: str) -> Mapping[str, Rule]:
-        stock = [_STOCK[step](config, language) for step in quality]
+        stock = stock_filters(config, language)
         return FusedQualityFilter(stock, word_tokenizer(language)).rules
 
     makers: dict[str, Callable[[Sink], PipelineStep]] = {
@@ -71,14 +71,19 @@ def build_chain(config: Curate, block_lists: Sequence[Path]) -> list[tuple[Pipel
     return chain
 
 
-_STOCK: dict[str, Callable[[Curate, str], BaseFilter]] = {
-    "gopher-repetition": lambda config, language: GopherRepetitionFilter(),
-    "gopher-quality": lambda config, language: GopherQualityFilter(
-        min_doc_words=config.min_words, max_doc_words=config.max_words, stop_words=function_words(language)
-    ),
-    "c4": lambda config, language: C4QualityFilter(filter_no_terminal_punct=False),
-    "fineweb": lambda config, language: FineWebQualityFilter(),
-}
+def stock_filters(config: Curate, language: str) -> list[BaseFilter]:
+    """datatrove's quality filters with the thresholds of `config`, in the order of the steps."""
+    filters: list[BaseFilter] = []
+    if config.gopher_repetition is not None:
+        filters.append(GopherRepetitionFilter(**dict(config.gopher_repetition)))
+    if config.gopher_quality is not None:
+        filters.append(GopherQualityFilter(**dict(config.gopher_quality), stop_words=function_words(language)))
+    if config.c4 is not None:
+        longest = config.c4.max_word_length
+        filters.append(C4QualityFilter(**{**dict(config.c4), "max_word_length": -1 if longest is None else longest}))
+    if config.fineweb is not None:
+        filters.append(FineWebQualityFilter(**dict(config.fineweb)))
+    return filters
 
 
 class _Prose(BaseFilter):

@@ -18,6 +18,7 @@ from illada.config.data import (
     WebDocs,
 )
 from illada.config.evaluation import Evaluate, Generate
+from illada.config.filters import C4, FineWeb, GopherQuality, GopherRepetition
 from illada.config.load import apply_overrides, dump_config, load_config, parse_config, read_config
 from illada.config.model import ModelConfig
 from illada.config.placement import DataPlacement, Placement, TrainPlacement
@@ -31,6 +32,7 @@ from illada.config.workflow import RunConfig, WorkflowConfig
 
 __all__ = [
     "Benchmark",
+    "C4",
     "Checkpoint",
     "Config",
     "ConfigError",
@@ -43,10 +45,13 @@ __all__ = [
     "Drop",
     "Evaluate",
     "Examples",
+    "FineWeb",
     "GATES",
     "GateName",
     "Gates",
     "Generate",
+    "GopherQuality",
+    "GopherRepetition",
     "ModelConfig",
     "Objective",
     "Optimizer",

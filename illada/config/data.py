@@ -15,6 +15,7 @@ from pydantic import (
 )
 
 from illada.config.base import Config
+from illada.config.filters import C4, FineWeb, GopherQuality, GopherRepetition
 from illada.config.names import SourceName
 from illada.config.privacy import Privacy
 from illada.config.quality import Quality
@@ -99,7 +100,8 @@ Source = Annotated[WebDocs | PythonCode | WarcFiles | TextFiles, Field(discrimin
 class Curate(Config):
     """Extraction and quality filters (Gopher, arXiv 2112.11446; C4, arXiv 1910.10683; FineWeb, arXiv 2406.17557).
 
-    A document's language is that of its first `language_characters` (null: of all of it).
+    A document's language is that of its first `language_characters` (null: of all of it). A filter that is null or
+    false is left out.
     Documents of the sites listed in the files `opt_outs` and `block_lists` are dropped. `max_quarantined` is the share
     of input units (files, mostly; rounded up) that may be left out because they kill every worker that tries them.
     """
@@ -111,14 +113,17 @@ class Curate(Config):
     url_filter: bool = True
     block_lists: tuple[str, ...] = ()
     opt_outs: tuple[str, ...] = ()
-    gopher_repetition: bool = True
-    gopher_quality: bool = True
-    c4: bool = True
-    fineweb: bool = True
-    min_words: int = Field(default=50, ge=0)
-    max_words: int = Field(default=100_000, gt=0)
+    gopher_repetition: GopherRepetition | None = GopherRepetition()
+    gopher_quality: GopherQuality | None = GopherQuality()
+    c4: C4 | None = C4()
+    fineweb: FineWeb | None = FineWeb()
     rejected_sample: float = Field(default=0.05, ge=0, le=1)
     max_quarantined: float = Field(default=0.001, ge=0, le=1)
+
+    @field_validator("gopher_repetition", "gopher_quality", "c4", "fineweb", mode="before")
+    @classmethod
+    def _false_is_off(cls, value: Any) -> Any:
+        return None if value is False else value
 
 
 class Deduplicate(Config):

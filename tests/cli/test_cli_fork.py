@@ -87,7 +87,10 @@ def test_fork_builds_from_its_stage_on(
     [
         (["demo", "--from", "sft", "--set", "sft.epochs=2"], "run demo has not come to a stage 'sft'"),
         (["demo", "--from", "tokenise", "--set", "sft.epochs=2"], "did you mean tokenize"),
-        (["demo", "--from", "pretrain", "--set", "data.curate.min_words=60"], "stage curate comes before pretrain"),
+        (
+            ["demo", "--from", "pretrain", "--set", "data.curate.gopher_quality.min_doc_words=60"],
+            "stage curate comes before pretrain",
+        ),
         (["demo", "--from", "pretrain"], "nothing differs from demo"),
         (["dema", "--from", "pretrain", "--set", "pretrain.steps=401"], "no run 'dema'; did you mean demo"),
         (["demo", "--from", "pretrain", "--set", "pretrain.steps=401", "--run-id", "Not valid"], "name: "),

@@ -70,12 +70,12 @@ def news(illada: Callable[..., Any], address: str, config: str, engine: sa.Engin
 def test_add_tells_the_first_slot(illada: Callable[..., Any], address: str, config: str, engine: sa.Engine) -> None:
     told = illada(
         "schedule", "add", "news", "--cron", "0 3 * * *", "--config", config, "--address", address,
-        "--timezone", "Europe/Paris", "--set", "data.curate.min_words=60",
+        "--timezone", "Europe/Paris", "--set", "data.curate.gopher_quality.min_doc_words=60",
     ).stdout  # fmt: skip
     assert "schedule news: first at 20" in told and " 03:00:00 CE" in told
     made = get_schedule(engine, "news")
     assert (made.cron, made.timezone, made.address, made.paused) == ("0 3 * * *", "Europe/Paris", address, False)
-    assert yaml.safe_load(made.config_yaml)["data"]["curate"]["min_words"] == 60
+    assert yaml.safe_load(made.config_yaml)["data"]["curate"]["gopher_quality"]["min_doc_words"] == 60
     assert len(made.package) == 64
 
 
@@ -86,7 +86,7 @@ def test_add_tells_the_first_slot(illada: Callable[..., Any], address: str, conf
         ({"--timezone": "Mars"}, "timezone 'Mars'"),
         ({"--address": "http://127.0.0.1:1"}, "no Ray job server answers"),
         ({"--address": "nowhere"}, "give the cluster's job server"),
-        ({"--set": "data.curate.min_wordz=3"}, "did you mean 'min_words'"),
+        ({"--set": "data.curate.gopher_quality.min_doc_wordz=3"}, "did you mean 'min_doc_words'"),
         ({"--set": "placement.store=out"}, "an absolute path or s3://"),
         ({"--config": "/nowhere.yaml"}, "cannot be read"),
     ],

@@ -15,6 +15,8 @@ from pydantic import ValidationError
 from illada.artifacts import fingerprint
 from illada.config import (
     ConfigError,
+    FineWeb,
+    GopherRepetition,
     ModelConfig,
     RefreshConfig,
     Schedule,
@@ -109,8 +111,34 @@ def test_identity_is_everything_but_placement() -> None:
     assert placed != config
     assert placed.identity() == config.identity()
     assert "placement" not in config.identity()
-    other = parse_config(changed(data__curate={"min_words": 51}), WorkflowConfig)
+    other = parse_config(changed(data__curate={"gopher_quality": {"min_doc_words": 51}}), WorkflowConfig)
     assert fingerprint(other.identity()) != fingerprint(config.identity())
+
+
+def test_quality_filters_are_set_or_left_out() -> None:
+    curate = {
+        "gopher_repetition": {"dup_n_grams": [[5, 0.1]], "dup_line_frac": None},
+        "gopher_quality": False,
+        "c4": None,
+    }
+    config = parse_config(changed(data__curate=curate), WorkflowConfig).data.curate
+    assert config.gopher_repetition == GopherRepetition(dup_n_grams=((5, 0.1),), dup_line_frac=None)
+    assert (config.gopher_quality, config.c4, config.fineweb) == (None, None, FineWeb())
+
+
+@pytest.mark.parametrize(
+    ("section", "value", "message"),
+    [
+        ("gopher_repetition", {"dup_line_frac": 0}, "dup_line_frac"),
+        ("gopher_repetition", {"top_n_grams": [[0, 0.5]]}, "top_n_grams"),
+        ("gopher_quality", {"min_doc_words": 9, "max_doc_words": 8}, "min_doc_words 9 is above max_doc_words 8"),
+        ("c4", {"min_sentences": 5}, "min_num_sentences"),
+        ("fineweb", {"short_line_thr": 1.5}, "short_line_thr"),
+    ],
+)
+def test_thresholds_that_cannot_work(section: str, value: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        parse_config(changed(data__curate={section: value}), WorkflowConfig)
 
 
 def test_spelling_of_a_number_does_not_count() -> None:

@@ -299,7 +299,7 @@ def test_files_in_an_object_store(bench: Bench, files: Path, s3_url: str, tmp_pa
 
     artifact = bench.run("acquire-b", {"b": 1}, lambda attempt: acquire(table, attempt, NoProgress()))
     (unit,) = plan_units([read_inventory(artifact)])
-    config = Curate(url_filter=False, min_words=0, c4=False, gopher_quality=False, fineweb=False)
+    config = Curate(url_filter=False, c4=None, gopher_quality=None, fineweb=None)
     worker = CurateWorker(config, None, (), {})
     assert worker.run(unit, tmp_path)["funnel"][0]["documents_in"] > 0
     before = source_identity(table)

@@ -21,7 +21,7 @@ from datatrove.utils._import_utils import ASSETS_PATH
 from datatrove.utils.word_tokenizers import SpaCyTokenizer
 from text_bench import page, prose
 
-from illada.config import Curate
+from illada.config import Curate, GopherQuality
 from pipelines.filters import build_chain, step_names
 from pipelines.languages import identify_language
 from pipelines.recorder import Recorder, run_chain
@@ -128,15 +128,15 @@ def test_reasons_are_told() -> None:
 
 
 def test_filters_can_be_left_out_and_set() -> None:
-    none = Curate(url_filter=False, gopher_repetition=False, gopher_quality=False, c4=False, fineweb=False)
+    none = Curate(url_filter=False, gopher_repetition=None, gopher_quality=None, c4=None, fineweb=None)
     assert step_names(none) == ["extract", "language"]
     short = document("\n".join(prose("en", 3, 3)))
     assert len(run(none, [short])[0]) == 1
     assert reasons(run(Curate(url_filter=False), [document(short.text)])[1]) == [("gopher-quality", "gopher_short_doc")]
     text = "\n".join(prose("en", 2))
-    assert reasons(run(Curate(url_filter=False, max_words=60), [document(text)])[1]) == [
-        ("gopher-quality", "gopher_long_doc")
-    ]
+    assert reasons(
+        run(Curate(url_filter=False, gopher_quality=GopherQuality(max_doc_words=60)), [document(text)])[1]
+    ) == [("gopher-quality", "gopher_long_doc")]
     assert reasons(run(Curate(url_filter=False, language_threshold=1), [document(text)])[1]) == [
         ("language", "uncertain_language")
     ]

@@ -13,12 +13,15 @@ from datatrove.pipeline.filters import (
     GopherRepetitionFilter,
 )
 from datatrove.pipeline.filters.base_filter import BaseFilter
+from datatrove.utils.word_tokenizers import load_word_tokenizer
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from text_bench import prose
 
+from illada.config import C4, Curate, FineWeb, GopherQuality, GopherRepetition
+from pipelines.filters import stock_filters
 from pipelines.fused import FusedQualityFilter
-from pipelines.languages import function_words
+from pipelines.languages import function_words, known_languages
 from pipelines.words import word_tokenizer
 
 
@@ -120,6 +123,74 @@ LENIENT = {language: stock(language, min_words=0, terminal=True) for language in
 EACH = {
     language: [FusedQualityFilter([one], word_tokenizer(language)) for one in LENIENT[language]] for language in FILTERS
 }
+
+
+def test_default_thresholds_are_datatroves() -> None:
+    """But for C4's rule on terminal punctuation, which FineWeb does without."""
+    for ours, theirs in zip(stock_filters(Curate(), "en"), stock(), strict=True):
+        assert {**vars(ours), "language": None, "stats": None} == {**vars(theirs), "language": None, "stats": None}
+
+
+SHARES = st.none() | st.floats(0.001, 1)
+COUNTS = st.none() | st.integers(1, 40)
+NGRAMS = st.lists(st.tuples(st.integers(1, 12), st.floats(0, 1)), max_size=4).map(tuple)
+THRESHOLDS = st.builds(
+    Curate,
+    gopher_repetition=st.none() | st.builds(
+        GopherRepetition, dup_line_frac=SHARES, dup_para_frac=SHARES, dup_line_char_frac=SHARES,
+        dup_para_char_frac=SHARES, top_n_grams=NGRAMS, dup_n_grams=NGRAMS,
+    ),
+    gopher_quality=st.none() | st.builds(
+        GopherQuality, min_doc_words=COUNTS, max_doc_words=st.none(), min_avg_word_length=st.none(),
+        max_avg_word_length=SHARES.map(lambda share: share and share * 10), max_symbol_word_ratio=SHARES,
+        max_bullet_lines_ratio=SHARES, max_ellipsis_lines_ratio=SHARES, max_non_alpha_words_ratio=SHARES,
+        min_stop_words=COUNTS,
+    ),
+    c4=st.none() | st.builds(C4, min_num_sentences=st.integers(0, 9), min_words_per_line=st.integers(0, 5),
+                             max_word_length=COUNTS),
+    fineweb=st.none() | st.builds(FineWeb, short_line_length=st.integers(0, 60)),
+)  # fmt: skip
+
+
+@settings(max_examples=150, deadline=None)
+@given(THRESHOLDS, st.integers(0, 10**6), st.lists(st.tuples(PIECES, SPACES), max_size=40))
+def test_any_thresholds(config: Curate, seed: int, parts: list[tuple[str, str]]) -> None:
+    filters, words = stock_filters(config, "en"), word_tokenizer("en")
+    for one in filters:
+        one.language = words  # type: ignore[attr-defined]
+    fused = FusedQualityFilter(filters, words)
+    for text in (mixed(seed), "".join(piece + space for piece, space in parts if piece != "\ud800")):
+        assert_equal(filters, fused, text)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("language", known_languages())
+def test_every_language_by_datatroves_own_tokenizer(language: str) -> None:
+    """The stock classes with the stock tokenizer, on function words in sentences with phrases that repeat."""
+    own = load_word_tokenizer(language)
+    filters: list[BaseFilter] = [
+        GopherRepetitionFilter(language=own),
+        GopherQualityFilter(language=own, stop_words=function_words(language)),
+        C4QualityFilter(language=own, filter_no_terminal_punct=False),
+        FineWebQualityFilter(language=own),
+    ]
+    fused = FusedQualityFilter(filters, word_tokenizer(language))
+    rng = random.Random(language)
+    reasons = {assert_equal(filters, fused, _prose_of(language, rng)) for _ in range(60)}
+    assert True in reasons and len(reasons) >= 4
+
+
+def _prose_of(language: str, rng: random.Random) -> str:
+    letters = sorted({letter for word in function_words(language) for letter in word})
+    vocabulary = ["".join(rng.choices(letters, k=rng.randint(3, 9))) for _ in range(rng.choice((40, 4000)))]
+    lines = []
+    for _ in range(rng.randint(3, 30)):
+        words = [rng.choice(function_words(language) if rng.random() < 0.3 else vocabulary) for _ in range(20)]
+        words.insert(rng.randrange(20), rng.choice(["l'ami", "3.14", "U.S.", "(a-b)", "x@y.z", "«no»", "10€", "😀"]))
+        lines.append(" ".join(words).capitalize() + rng.choice([".", ".", ".", "!", " ...", ",", "؟", ";"]))
+    for _ in range(rng.choice((0, 0, 1, 2, 8))):
+        lines.insert(rng.randrange(len(lines)), rng.choice(lines))
+    return rng.choice(["\n", "\n\n", "\u2028"]).join(lines)
 
 
 def test_words_that_join_alike_count_as_equal() -> None:

@@ -62,12 +62,12 @@ def test_identity(uninterrupted: Path) -> None:
     illada("run", config, "--set", "placement.data.workers=1", "--set", "placement.sft.tensor=1", database=database)
     assert set((uninterrupted / "store").glob("*/*/record.json")) == before
 
-    done = illada("run", config, "--set", "data.curate.min_words=60", database=database, check=False)
+    done = illada("run", config, "--set", "data.curate.gopher_quality.min_doc_words=60", database=database, check=False)
     assert done.returncode == 1
-    assert "min_words: 50 -> 60" in done.stderr
+    assert "min_doc_words: 50 -> 60" in done.stderr
     assert "--run-id" in done.stderr
 
-    changed = ["--set", "data.curate.min_words=60", "--run-id", "other", "--json"]
+    changed = ["--set", "data.curate.gopher_quality.min_doc_words=60", "--run-id", "other", "--json"]
     summary = json.loads(illada("run", config, *changed, database=database).stdout)
     assert summary["state"] == "finished"
     states = stage_states(database, "other")

@@ -40,7 +40,11 @@ def test_change_after_the_stage_is_allowed(parent: RunConfig) -> None:
             r"stage pretrain comes before sft .*pretrain\.training\.steps: 12 -> 14.*: fork",
         ),
         ("curate", ["data.sources=[{kind: python-code, name: code, files: 24}]"], "stage acquire-prose .* is gone"),
-        ("sft", ["data.curate.min_words=60", "sft.epochs=2"], r"stage curate .*curate\.min_words: 50 -> 60"),
+        (
+            "sft",
+            ["data.curate.gopher_quality.min_doc_words=60", "sft.epochs=2"],
+            r"stage curate .*curate\.gopher_quality\.min_doc_words: 50 -> 60",
+        ),
         ("sft", [], "nothing differs from tiny"),
         ("sft", ["placement.data.workers=3"], "nothing differs from tiny"),
         ("sft", ["sft.epochz=2"], "did you mean 'epochs'"),
@@ -67,4 +71,4 @@ def test_refresh_has_no_forks(tmp_path: Path) -> None:
         )
     )
     with pytest.raises(ConfigError, match="run daily is a refresh, which looks at its sources anew in every run"):
-        fork_config(daily, "curate", ["curate.min_words=60"], "other")
+        fork_config(daily, "curate", ["curate.gopher_quality.min_doc_words=60"], "other")

@@ -55,7 +55,7 @@ def test_each_stage_depends_on_its_part_of_the_configuration(tmp_path: Path) -> 
         return {stage for stage in before if after[stage] != before[stage]}
 
     assert changed("placement.data.workers=7", "name=other") == set()
-    assert changed("data.curate.min_words=60") == {"curate"}
+    assert changed("data.curate.gopher_quality.min_doc_words=60") == {"curate"}
     assert changed("sft.epochs=2") == {"sft"}
     assert changed("pretrain.steps=14") == {"pretrain"}
     assert changed("model.layers=4") == {"pretrain", "sft", "export-base", "export-sft"}
