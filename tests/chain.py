@@ -15,42 +15,36 @@ from typing import Any
 import numpy as np
 import yaml
 
-_SUBJECTS = (
-    "the engineer", "a careful reader", "our system", "the old library", "this small village", "the network",
-)  # fmt: skip
-_VERBS = (
-    "describes", "measures", "repairs", "has visited", "will replace", "often explains", "cannot change",
-)  # fmt: skip
-_OBJECTS = (
-    "the configuration of the server",
-    "a long list of books",
-    "the history of the harbour",
-    "every packet that arrives",
-    "the results of that experiment",
-    "a bridge over the river",
-    "the grammar of the language",
-)
-_ENDINGS = (
-    "before the end of the day",
-    "and that is what matters to the people",
-    "with a great deal of patience",
-    "because the first version was not good enough",
-    "to be sure of the outcome",
-)
+_THINGS = """
+engineer reader system library village network server book harbour packet experiment bridge river language teacher
+garden kitchen window letter market station winter summer morning doctor farmer painter baker captain child neighbour
+committee recipe clock storm boat printer answer question field roof lamp mill meadow accident apprentice road map
+stream seed fence table horse wheel engine ticket coat chair paper onion school train passenger street house
+"""
+_QUALITIES = "careful old small quiet long strange new heavy bright narrow honest slow broken distant"
+_VERBS = "describes measures repairs visited replaces explains changes carries follows remembers opened built"
+_PLACES = "behind before near without beside after under for from against with"
+_LINKS = "because and but while until although since whenever"
 
 
 def write_corpus(path: Path, documents: int = 240) -> Path:
     """JSON lines of English prose that passes the quality filters, every fortieth document twice."""
     generator = np.random.default_rng(7)
 
-    def pick(words: tuple[str, ...]) -> str:
-        return words[generator.integers(len(words))]
+    def pick(words: str) -> str:
+        return str(generator.choice(words.split()))
+
+    def clause() -> str:
+        return (
+            f"the {pick(_QUALITIES)} {pick(_THINGS)} {pick(_PLACES)} that {pick(_THINGS)} {pick(_VERBS)} "
+            f"a {pick(_THINGS)} of the {pick(_THINGS)}"
+        )
 
     rows = []
     for number in range(documents):
         sentences = []
         for _ in range(generator.integers(14, 30)):
-            sentence = f"{pick(_SUBJECTS)} {pick(_VERBS)} {pick(_OBJECTS)} {pick(_ENDINGS)}"
+            sentence = f"{clause()} {pick(_LINKS)} {clause()}"
             sentences.append(f"{sentence[0].upper()}{sentence[1:]}, as note {generator.integers(10**6)} says.")
         rows.append({"text": f"Report {number} of the archive\n" + "\n".join(sentences)})
         if number % 40 == 0:

@@ -38,7 +38,7 @@ def test_the_better_half_of_a_run(tmp_path: Path) -> None:
         "positive": [{"from_source": "prose"}], "negative": [{"paths": [str(tmp_path / "worse.jsonl")]}],
         "dim": 8, "buckets": 2000, "keep": 0.5,
     }  # fmt: skip
-    config = load_workflow(path, [f"data.quality={json.dumps(quality)}", "data.curate.gopher_repetition=false"])
+    config = load_workflow(path, [f"data.quality={json.dumps(quality)}"])
     assert isinstance(config, WorkflowConfig)
     workflow_of(config).check(config)
     found: list[Artifact] = []

@@ -31,7 +31,6 @@ def killed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     changes = (
         "pretrain.steps=4000",
         "placement.pretrain.tensor=1",
-        "data.curate.gopher_repetition=false",  # the prose of the chain repeats its phrases, and has to be kept here
     )
     driver = subprocess.Popen(
         command("run", config, *(part for change in changes for part in ("--set", change))),
