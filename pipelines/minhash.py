@@ -1,31 +1,25 @@
 """MinHash signatures and near-duplicate clusters (Broder 1997; bands and rows as in Leskovec et al., ch. 3).
 
 Two documents are near-duplicates when all hashes of one band agree, which for similarity s over word shingles happens
-with probability 1 - (1 - s^rows)^bands. Signatures are those of datatrove's MinhashDedupSignature; the arithmetic here
-uses that 2^61 - 1 is a Mersenne prime, and clusters are found for all documents at once.
+with probability 1 - (1 - s^rows)^bands. Signatures are those of datatrove's MinhashDedupSignature, computed by compiled
+loops; clusters are found for all documents at once.
 """
 
 from __future__ import annotations
-
-import unicodedata
 
 import numpy as np
 import numpy.typing as npt
 import xxhash
 from datatrove.pipeline.dedup.minhash import MinhashConfig, MinhashDedupSignature
-from datatrove.utils.text import TextNormConfig, simplify_text
 
 from illada.config import Deduplicate
 from pipelines.languages import CODE
+from pipelines.minhash_kernels import signature, word_starts
+from pipelines.simplify import simplify
 from pipelines.words import word_tokenizer
 
 UInts = npt.NDArray[np.uint64]
 Ints = npt.NDArray[np.int64]
-
-_PRIME = np.uint64((1 << 61) - 1)
-_SHIFT = np.uint64(61)
-_BLOCK = 512  # shingles at a time: their hashes stay in the processor's cache
-_PLAIN = TextNormConfig(norm_unicode_diacritics=False)
 
 
 class MinHasher:
@@ -44,18 +38,17 @@ class MinHasher:
 
     def signature(self, text: str, language: str) -> UInts | None:
         """Hashes [bands, rows] of `text`, None when it is shorter than a shingle. Code has the words English would."""
-        words = word_tokenizer("en" if language == CODE else language).word_tokenize(_simplify(text))
-        shingles = zip(*(words[start:] for start in range(self._ngram)), strict=False)
-        hashes = np.fromiter((xxhash.xxh64_intdigest(" ".join(words).encode()) for words in shingles), dtype=np.uint64)
-        if not len(hashes):
+        words = word_tokenizer("en" if language == CODE else language).word_tokenize(simplify(text))
+        if len(words) < self._ngram:
             return None
-        lowest = np.full(self._a.size, np.iinfo(np.uint64).max, dtype=np.uint64)
-        for start in range(0, len(hashes), _BLOCK):
-            values = hashes[start : start + _BLOCK, None] * self._a + self._b
-            values = (values & _PRIME) + (values >> _SHIFT)
-            values = np.where(values >= _PRIME, values - _PRIME, values)
-            np.minimum(lowest, values.min(axis=0), out=lowest)
-        return lowest.reshape(self._shape)
+        joined = " ".join(words).encode()
+        data = np.frombuffer(joined, dtype=np.uint8)
+        if joined.count(b" ") < len(words):
+            starts = word_starts(data, len(words))
+        else:  # some tokenizers leave blanks in words
+            starts = np.cumsum([0, *(len(word.encode()) + 1 for word in words)])
+        hashes: UInts = signature(data, starts, self._ngram, self._a, self._b).reshape(self._shape)
+        return hashes
 
     def band_keys(self, signature: UInts) -> UInts:
         """128 bits a band [bands, 2] that are equal where, for all that chance allows, the band's hashes are."""
@@ -91,13 +84,3 @@ def clusters(count: int, links: list[tuple[Ints, Ints]]) -> Ints:
         np.minimum.at(parent, root_b, lower)
         while (parent[parent] != parent).any():
             parent = parent[parent]
-
-
-def _simplify(text: str) -> str:
-    """datatrove's normal form: lower case, digits as 0, no punctuation, single blanks, no diacritics."""
-    plain = simplify_text(text, _PLAIN)
-    if plain.isascii():
-        return plain
-    decomposed = unicodedata.normalize("NFD", plain)
-    marks = {ord(c): None for c in set(decomposed) if unicodedata.category(c) == "Mn"}
-    return decomposed.translate(marks).strip()

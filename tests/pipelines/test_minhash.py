@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import random
+
 import numpy as np
 import pytest
 import xxhash
 from datatrove.pipeline.dedup.minhash import MinhashConfig, MinhashDedupSignature
+from datatrove.utils.text import simplify_text
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from text_bench import SENTENCES, prose
 
 from illada.config import Deduplicate
 from pipelines.minhash import MinHasher, clusters, first_of_each
+from pipelines.minhash_kernels import xxh64
+from pipelines.simplify import simplify
 
 TEXTS = [
     *("\n".join(prose("en", seed)) for seed in range(5)),
@@ -19,11 +24,13 @@ TEXTS = [
     "def f(x):\n    return {'a': x[0], \"b\": 0x1F}  # comment",
     "five words are one shingle",
     "word " * 3000,
+    "En EE. UU. y los EE. UU. de América, etc. etc.",
+    "a" * 100 + " " + "\u6f22" * 50 + " b c d e",
 ]
 
 
 @pytest.mark.parametrize("shape", [(5, 14, 8, 1), (2, 3, 4, 7), (13, 20, 1, 1)])
-@pytest.mark.parametrize("language", ["en", "de"])
+@pytest.mark.parametrize("language", ["en", "de", "es"])
 def test_signatures_are_datatroves(shape: tuple[int, int, int, int], language: str) -> None:
     ngram, bands, rows, seed = shape
     ours = MinHasher(Deduplicate(ngram=ngram, bands=bands, rows=rows, seed=seed))
@@ -31,7 +38,7 @@ def test_signatures_are_datatroves(shape: tuple[int, int, int, int], language: s
         "unused", MinhashConfig(n_grams=ngram, num_buckets=bands, hashes_per_bucket=rows, seed=seed), language=language
     )
     theirs._hash_func = lambda text: xxhash.xxh64_intdigest(text.encode())  # xxhash 4 takes bytes only
-    for text in [*TEXTS, "\n".join(prose(language, 3))]:
+    for text in TEXTS:
         shingles = theirs.get_shingles(text)
         signature = ours.signature(text, language)
         if not shingles.size:
@@ -39,6 +46,23 @@ def test_signatures_are_datatroves(shape: tuple[int, int, int, int], language: s
         else:
             assert signature is not None
             assert signature.tolist() == theirs.get_signature(shingles)
+
+
+@pytest.mark.parametrize("text", TEXTS)
+def test_normal_form_is_datatroves(text: str) -> None:
+    assert simplify(text) == simplify_text(text)
+
+
+@settings(max_examples=500)
+@given(st.text(st.characters() | st.sampled_from("aB 1.,٫3é\u0301\u0327\u1039\n\t\x1f；ÀİΣ한국\u1fef"), max_size=40))
+def test_normal_form_of_noise(text: str) -> None:
+    assert simplify(text) == simplify_text(text)
+
+
+@pytest.mark.parametrize("size", [*range(40), 63, 64, 200])
+def test_hashes_are_xxhash64(size: int) -> None:
+    data = random.Random(size).randbytes(size + 3)
+    assert int(xxh64(np.frombuffer(data, np.uint8), 2, size + 2)) == xxhash.xxh64_intdigest(data[2 : size + 2])
 
 
 def test_too_short_for_a_shingle() -> None:
