@@ -64,6 +64,8 @@ def stage_configs(config: WorkflowConfig) -> dict[str, dict[str, Any]]:
     data, model = config.data, config.model.identity()
     evaluated = _measurement(config).identity()
     pretrain = {"training": config.pretrain.identity(), "model": model}
+    if data.mixture is not None:
+        pretrain["mixture"] = data.mixture.identity()
     if data.corpus is None:
         made = {
             **{f"acquire-{source.name}": source.identity() for source in data.sources},
@@ -164,6 +166,7 @@ def _train(
             progress,
             [(step, snapshot.part("train")) for step, snapshot in moves],
             _earlier(run, config, inputs) if moves else (),
+            config.data.mixture if initial is None else None,
         ),
         placement.identity(),
     )

@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.table import Table
 
 from illada.cli.live import amount, byte_size, duration
+from illada.cli.mixture import mixture_table
 from illada.cli.options import Json
 
 if TYPE_CHECKING:
@@ -38,6 +39,7 @@ def register(app: typer.Typer) -> None:
         from illada.config import ConfigError, WorkflowConfig
         from illada.train.plan import Cluster
         from illada.train.plan import plan as make_plan
+        from workflows.mixtures import planned_mixture
         from workflows.registry import load_workflow
 
         loaded = load_workflow(config)
@@ -53,11 +55,13 @@ def register(app: typer.Typer) -> None:
             restart_minutes=restart,
             write_gb_per_second=write,
         )
-        made = make_plan(loaded, cluster)
+        made, mixture = make_plan(loaded, cluster), planned_mixture(loaded)
         if as_json:
-            print(json.dumps(made.as_json(), indent=1))
-        else:
-            _print(made)
+            print(json.dumps(made.as_json() | ({"mixture": mixture} if mixture else {}), indent=1))
+            return
+        _print(made)
+        if mixture:
+            Console(highlight=False).print(mixture_table(mixture, trained=False))
 
 
 def _print(plan: Plan) -> None:

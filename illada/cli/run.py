@@ -14,6 +14,7 @@ from rich.console import Console
 
 from illada.cli.deliver import deliver, place
 from illada.cli.live import LiveStages, duration
+from illada.cli.mixture import mixture_table
 from illada.cli.options import Database, Json, Overrides, RunId, database_url, output_folder, run_config
 from illada.cli.submit import Wait, hand_over
 from illada.config import ConfigError, ReleaseConfig, RunConfig, dump_config
@@ -175,6 +176,8 @@ def print_summary(console: Console, summary: dict[str, Any], seconds: float) -> 
                 f"{label:<26}{result['nll_per_token']:.3f} ± {result['se_per_token']:.3f} nats a token, "
                 f"{result['nll_per_byte']:.3f} ± {result['se_per_byte']:.3f} nats a byte"
             )
+    if summary["mixture"]:
+        console.print(mixture_table(summary["mixture"], trained=True))
     for sample in summary["samples"]:
         console.print(f"\n> {sample['prompt']}", style="bold", markup=False)
         console.print(sample["text"].strip() or "(nothing)", markup=False)

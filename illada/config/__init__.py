@@ -20,6 +20,7 @@ from illada.config.data import (
 from illada.config.evaluation import Evaluate, Generate
 from illada.config.filters import C4, FineWeb, GopherQuality, GopherRepetition
 from illada.config.load import apply_overrides, dump_config, load_config, parse_config, read_config
+from illada.config.mixture import Bounds, Mixture, SourceShare
 from illada.config.model import ModelConfig
 from illada.config.placement import DataPlacement, Placement, TrainPlacement
 from illada.config.privacy import Privacy
@@ -32,6 +33,7 @@ from illada.config.workflow import RunConfig, WorkflowConfig
 
 __all__ = [
     "Benchmark",
+    "Bounds",
     "C4",
     "Checkpoint",
     "Config",
@@ -52,6 +54,7 @@ __all__ = [
     "Generate",
     "GopherQuality",
     "GopherRepetition",
+    "Mixture",
     "ModelConfig",
     "Objective",
     "Optimizer",
@@ -67,6 +70,7 @@ __all__ = [
     "RunConfig",
     "Schedule",
     "Source",
+    "SourceShare",
     "TextFiles",
     "Threshold",
     "Tokenize",

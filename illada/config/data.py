@@ -16,6 +16,7 @@ from pydantic import (
 
 from illada.config.base import Config
 from illada.config.filters import C4, FineWeb, GopherQuality, GopherRepetition
+from illada.config.mixture import Mixture
 from illada.config.names import SourceName
 from illada.config.privacy import Privacy
 from illada.config.quality import Quality
@@ -225,6 +226,7 @@ class DataConfig(Config):
     decontaminate: Decontaminate = Decontaminate()
     tokenizer: Tokenizer
     tokenize: Tokenize = Tokenize()
+    mixture: Mixture | None = None
     pairs: Pairs = Pairs()
 
     @field_validator("sources")
@@ -238,9 +240,14 @@ class DataConfig(Config):
 
     @model_serializer(mode="wrap")
     def _what_applies(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """A run from sources stays the run it was before there were corpora; one from a corpus does not make it."""
+        """A run from sources stays the run it was before there were corpora; one from a corpus does not make it.
+
+        And one without a mixture stays the run it was before there were mixtures.
+        """
         fields: dict[str, Any] = handler(self)
-        left_out = ("corpus",) if self.corpus is None else _MAKING
+        left_out = {"corpus"} if self.corpus is None else {*_MAKING}
+        if self.mixture is None:
+            left_out.add("mixture")
         return {name: value for name, value in fields.items() if name not in left_out}
 
     @model_validator(mode="after")
@@ -248,6 +255,8 @@ class DataConfig(Config):
         names = [source.name for source in self.sources]
         if len(set(names)) != len(names):
             raise ValueError(f"source names must differ, got {names}")
+        if self.mixture is not None and self.corpus is None:
+            self.mixture.check_sources(names)
         return self
 
     @model_validator(mode="after")

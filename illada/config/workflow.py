@@ -62,6 +62,13 @@ class WorkflowConfig(RunConfig):
                     f"data.corpus.moves: step {move.step} is not one of pretrain's "
                     + ("epochs: give pretrain.steps" if self.pretrain.steps is None else f"{self.pretrain.steps} steps")
                 )
+        if self.data.mixture is not None:
+            if self.pretrain.steps is None:
+                raise ValueError("data.mixture divides pretrain's tokens: give pretrain.steps, not pretrain.epochs")
+            if self.data.corpus is not None and self.data.corpus.moves:
+                raise ValueError(
+                    "data.mixture is planned for one set of shards: leave out data.corpus.moves, or the mixture"
+                )
         for stage, training, placement in (
             ("pretrain", self.pretrain, self.placement.pretrain),
             ("sft", self.sft, self.placement.sft),

@@ -89,33 +89,36 @@ class Loader:
         if step < 0 or first < 0 or count < 1 or first + count > self.global_batch:
             raise ValueError(f"step {step}, rows {first} to {first + count}: a step has rows 0 to {self.global_batch}")
         start = step * self.global_batch + first
-        epochs, places = np.divmod(np.arange(start, start + count), len(self.windows))
-        parts = [self._rows(int(epoch), places[epochs == epoch]) for epoch in np.unique(epochs)]
-        return Batch(epochs=epochs, **{name: np.concatenate([part[name] for part in parts]) for name in parts[0]})
-
-    def _rows(self, epoch: int, places: NDArray[np.int64]) -> dict[str, NDArray[Any]]:
-        """Windows at `places` of the epoch's order, with their noise."""
-        window_ids = self._order(epoch).take(places)
-        tokens = np.empty((len(places), self.windows.length), dtype=np.int64)
+        epochs, window_ids = self._rows(np.arange(start, start + count))
+        tokens = np.empty((count, self.windows.length), dtype=np.int64)
         for row, window_id in zip(tokens, window_ids.tolist(), strict=True):
             row[:] = self.windows[window_id]
-        noise = batch_noise(
-            self.seed,
-            epoch,
-            window_ids,
-            self.windows.length,
-            self.objective.eps,
-            self.objective.random_split,
-            domain=self.domain,
-        )
-        return {
-            "window_ids": window_ids,
-            "tokens": tokens,
-            "mask": noise.mask,
-            "weight": noise.weight,
-            "level": noise.level,
-            "boundaries": noise.boundaries,
-        }
+        return Batch(window_ids=window_ids, epochs=epochs, tokens=tokens, **self._noise(epochs, window_ids))
+
+    def _rows(self, rows: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Epochs and window ids of rows, which are counted from 0 over all steps."""
+        epochs, places = np.divmod(rows, len(self.windows))
+        ids = [self._order(int(epoch)).take(places[epochs == epoch]) for epoch in np.unique(epochs)]
+        return epochs, np.concatenate(ids)
+
+    def _noise(self, epochs: NDArray[np.int64], window_ids: NDArray[np.int64]) -> dict[str, NDArray[Any]]:
+        """The noise of windows, each at an epoch: mask, weight, level, boundaries."""
+        found: dict[str, NDArray[Any]] = {}
+        for epoch in np.unique(epochs):
+            chosen = epochs == epoch
+            noise = batch_noise(
+                self.seed,
+                int(epoch),
+                window_ids[chosen],
+                self.windows.length,
+                self.objective.eps,
+                self.objective.random_split,
+                domain=self.domain,
+            )
+            for name in ("mask", "weight", "level", "boundaries"):
+                part = getattr(noise, name)
+                found.setdefault(name, np.empty((len(epochs), *part.shape[1:]), dtype=part.dtype))[chosen] = part
+        return found
 
     def state(self, step: int) -> dict[str, Any]:
         """What a checkpoint keeps: `step` steps are consumed, and everything that fixes what the next ones are."""

@@ -64,6 +64,7 @@ def write_card(
         quarantined=[lost for artifact in chain for lost in artifact.statistics.get("quarantined", ())],
         quality=_quality(chain),
         privacy=_privacy(chain),
+        mixture=stages["pretrain"].statistics.get("mixture") if "pretrain" in stages else None,
         tokenizer=stages["tokenizer"].statistics,
         pairs=stages["pairs"].statistics if "pairs" in stages else None,
         trainings=[_training(stages[name]) for name in ("pretrain", "sft", "checkpoint") if name in stages],

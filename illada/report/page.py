@@ -108,6 +108,7 @@ def _content(view: RunView) -> dict[str, Any]:
             )
             if rows
         ],
+        "mixture": facts.pick(view.artifact("pretrain"), "mixture") or [],
         "pairs": _pairs(view),
         "training": training,
         "levels": range(10),

@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from typing import Any, Self
 
 from illada.artifacts import Folder
-from illada.config import ModelConfig, Training, TrainPlacement
+from illada.config import Mixture, ModelConfig, Training, TrainPlacement
 from illada.data.loader import Loader, MovingLoader
+from illada.data.mixture_loader import MixtureLoader
 from illada.data.snapshots import ShardSource, SnapshotSplit, open_shards
 from illada.data.windows import Windows
 
@@ -17,7 +18,7 @@ from illada.data.windows import Windows
 class Job:
     """One training stage. `domain` names its stream of order and noise; `epoch` is the driver's fencing epoch.
 
-    `moves` are the steps from which on it uses other shards.
+    `moves` are the steps from which on it uses other shards. With a `mixture` there are none, and `training` has steps.
     """
 
     training: Training
@@ -29,6 +30,7 @@ class Job:
     domain: str
     epoch: int
     moves: tuple[tuple[int, ShardSource], ...] = ()
+    mixture: Mixture | None = None
 
     def to_json(self) -> dict[str, Any]:
         """Plain JSON types."""
@@ -38,6 +40,7 @@ class Job:
             "placement": self.placement.identity(),
             "shards": _plain(self.shards),
             "moves": [[step, _plain(shards)] for step, shards in self.moves],
+            "mixture": self.mixture.identity() if self.mixture else None,
             "initial": str(self.initial) if self.initial else None,
             "work": str(self.work),
             "domain": self.domain,
@@ -53,6 +56,7 @@ class Job:
             placement=TrainPlacement.model_validate(value["placement"]),
             shards=_source(value["shards"]),
             moves=tuple((step, _source(shards)) for step, shards in value["moves"]),
+            mixture=Mixture.model_validate(value["mixture"]) if value["mixture"] else None,
             initial=Folder.at(value["initial"]) if value["initial"] else None,
             work=Folder.at(value["work"]),
             domain=value["domain"],
@@ -60,8 +64,15 @@ class Job:
         )
 
     def loader(self) -> Loader:
-        """The stage's batches. ValueError when there is too little data for one."""
+        """The stage's batches.
+
+        Raises:
+            ValueError: there is too little data for one.
+            ConfigError: the data cannot give what the mixture asks for.
+        """
         training = self.training
+        if self.mixture is not None:
+            return self._mixed(self.mixture)
         windows, *later = (
             Windows(open_shards(source), training.window)
             for source in (self.shards, *(shards for _, shards in self.moves))
@@ -71,6 +82,20 @@ class Job:
         moves = list(zip((step for step, _ in self.moves), later, strict=True))
         return MovingLoader(
             windows, moves, training.global_batch, training.seed, training.objective, domain=self.domain
+        )
+
+    def _mixed(self, mixture: Mixture) -> MixtureLoader:
+        training = self.training
+        assert training.steps is not None and not self.moves, "the configuration is checked for this"
+        return MixtureLoader(
+            open_shards(self.shards),
+            mixture,
+            training.window,
+            training.steps,
+            training.global_batch,
+            training.seed,
+            training.objective,
+            domain=self.domain,
         )
 
     def total_steps(self, loader: Loader) -> int:

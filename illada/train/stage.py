@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from illada.artifacts import Attempt, Folder, Progress, claim, write_json, write_text
-from illada.config import ConfigError, ModelConfig, Training, TrainPlacement
+from illada.config import ConfigError, Mixture, ModelConfig, Training, TrainPlacement
+from illada.data.mixture_loader import MixtureLoader
 from illada.data.snapshots import ShardSource, SnapshotSplit
 from illada.model.arithmetic import parameters
 from illada.train import checkpoint, decay
@@ -43,6 +44,7 @@ def train(
     progress: Progress,
     moves: Sequence[tuple[int, SnapshotSplit]] = (),
     earlier: Sequence[Folder] = (),
+    mixture: Mixture | None = None,
 ) -> dict[str, Any]:
     """Train `model` on the token shards in `shards`; Ray is initialised.
 
@@ -55,12 +57,13 @@ def train(
         placement: layout and resources; a change of it between attempts is fine.
         progress: receives steps, loss, lr, grad_norm, tokens, tokens_per_second, goodput and restarts about twice
             a second.
+        mixture: what part of the tokens each source and language gives; None takes all windows alike.
 
     Returns:
         steps, tokens, epochs, final_loss (mean of the last ten steps), parameters, seconds_training (of steps alone),
         tokens_per_second, restarts, skipped, checkpoints (the steps at which one was published); on snapshots of a
         corpus `snapshots`: each with the step from which on it was used; and where the decay began otherwise than as
-        planned `decay`: the step it began after, and why.
+        planned `decay`: the step it began after, and why. Of a mixture `mixture`: see `MixtureLoader.table`.
 
     Raises:
         ConfigError: data, model and layout do not fit together.
@@ -74,6 +77,7 @@ def train(
         placement=placement,
         shards=shards,
         moves=tuple(moves),
+        mixture=mixture,
         initial=initial,
         work=attempt.work,
         domain=attempt.identity.stage,
@@ -123,6 +127,7 @@ def train(
         "skipped": len(rows) - len(made),
         "checkpoints": sorted({event["step"] for event in events if event["event"] == "checkpoint"}),
         **_snapshots(job),
+        **({"mixture": loader.table(total_steps)} if isinstance(loader, MixtureLoader) else {}),
         **({} if horizon.reason == "planned" else {"decay": {"step": horizon.start, "reason": horizon.reason}}),
     }
 

@@ -128,9 +128,10 @@ def build_chain(root: Path, model: TinyModel) -> Chain:
     tokens = chain.add("tokenize", token, texts)
     trained = {"steps": 300, "tokens": 76_800, "epochs": 1.25, "final_loss": 5.4321, "parameters": 123}
     architecture = model.config.identity()
+    mixed = {"language": "fr", "tokens": 40_000, "planned": 76_900, "achieved": 76_800, "epochs": 1.92}
     base = chain.add(
         "pretrain",
-        trained,
+        {**trained, "mixture": [{"source": "web | x", **mixed}]},
         {"tokens": tokens.fingerprint},
         {"training": training(1).identity(), "model": architecture},
     )

@@ -90,7 +90,13 @@ class _Run:
             ("deduplicate", 6.2, ["curate"], {}, self.deduplication()),
             ("tokenizer", 3.9, ["deduplicate"], {}, {"vocab_size": 4096, "bytes_per_token": 3.31}),
             ("tokenize", 4.4, ["deduplicate", "tokenizer"], {}, self.tokens(3_412_551)),
-            ("pretrain", 96.0, ["tokenize"], _training(300, 8.3, 4.6, 3e-3, 20, self.evil), _trained(300, 16 * 256)),
+            (
+                "pretrain",
+                96.0,
+                ["tokenize"],
+                _training(300, 8.3, 4.6, 3e-3, 20, self.evil),
+                {**_trained(300, 16 * 256), "mixture": self.mixture()},
+            ),
             ("export-base", 3.1, ["pretrain", "tokenizer"], {}, {}),
             ("evaluate-base", 8.8, ["export-base", "tokenize"], {}, self.evaluation(4.912, 1.483)),
             (
@@ -135,6 +141,13 @@ class _Run:
                 pq.write_table(pa.Table.from_pylist(self.rejected()), attempt.output / "rejected" / "00000.parquet")
             self.artifacts[name] = self.store.publish(attempt, statistics, {}, time.time() - seconds)
         return self.artifacts[name]
+
+    def mixture(self) -> list[Mapping[str, Any]]:
+        rows = [("code", "python", 400_000, 614_400, 614_400), (f"web{self.evil}", "en", 3_000_000, 614_656, 614_400)]
+        return [
+            {"source": s, "language": n, "tokens": t, "planned": p, "achieved": a, "epochs": a / t}
+            for s, n, t, p, a in rows
+        ]
 
     def curation(self) -> Mapping[str, Any]:
         steps = [

@@ -106,6 +106,8 @@ def test_finished_run_shows_everything(whole: tuple[RunView, str]) -> None:
         "How do I install a package?",
         "licence: various",
         "from curate",
+        "Mixture: planned and achieved",
+        "code python 50.0 % 614 400 614 400 400 000 1.54",
         "bytes a token",
         "3.31",
     ):
@@ -229,6 +231,7 @@ def test_summary_of_a_finished_run(whole: tuple[RunView, str]) -> None:
     summary = summarise(whole[0], release="out/release", report="out/report.html")
     assert summary["run"] == "demo" and summary["release"] == "out/release" and summary["report"] == "out/report.html"
     assert summary["seconds"]["pretrain"] == 96.0 and summary["seconds"]["acquire-web"] == 0.1
+    assert [row["planned"] for row in summary["mixture"]] == [614_400, 614_656]
     assert summary["held_out"]["before_sft"]["nll_per_byte"] == 1.483
     assert summary["held_out"]["after_sft"]["se_per_token"] == 0.0312
     assert set(summary["held_out"]["after_sft"]) >= {"nll_per_token", "se_per_byte", "bits_per_byte", "windows"}
