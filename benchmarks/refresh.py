@@ -13,20 +13,18 @@ import json
 import random
 import tempfile
 import time
-from collections.abc import Callable, Sequence
-from pathlib import Path
-from typing import Any, Self
+from collections.abc import Sequence
+from typing import Any
 from unittest import mock
 
 import numpy as np
+from in_process import InProcess
 
-from illada.artifacts import Artifact, Attempt, Folder, NoProgress, Progress, StageIdentity, Store
+from illada.artifacts import Artifact, Attempt, NoProgress, StageIdentity, Store
 from illada.config import DataPlacement, Deduplicate
 from pipelines.deduplicate import deduplicate
 from pipelines.documents import TextDocument, document_files, document_id, read_documents, write_documents
 from pipelines.index import SignatureIndex, contains, key_config, open_index, sort_keys
-from pipelines.ledger import Ledger, Results, Unit, mark
-from pipelines.pool import Worker
 
 CONFIG = Deduplicate()
 
@@ -64,29 +62,6 @@ def main() -> None:
                 }
             )
     print(json.dumps({"stage": rows, "lookup": [_lookup(2**power) for power in (16, 20, 24)]}, indent=1))
-
-
-class InProcess:
-    """In place of the actor pool: one worker in this process."""
-
-    def __init__(self, factory: Callable[[], Worker], placement: DataPlacement) -> None:
-        self._worker = factory()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        """Nothing to end."""
-
-    def run(self, units: Sequence[Unit], work: Folder, progress: Progress, measure: str) -> Results:
-        """See `ActorPool.run`."""
-        ledger = Ledger(units, work)
-        for unit in ledger.unfinished:
-            folder = work / unit.name
-            output = Path(folder.url)
-            output.mkdir(parents=True)
-            ledger.add(unit, mark(unit, work, output, folder, self._worker.run(unit, output)))
-        return Results(ledger)
 
 
 def documents(numbers: Sequence[int]) -> list[TextDocument]:

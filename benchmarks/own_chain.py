@@ -1,0 +1,62 @@
+"""The stage `curate` on WARC files, in a process of its own: `python benchmarks/own_chain.py OUT METHOD FILE...`.
+
+Every block that the stock chain has, under the same settings. Units run one after another in this process, so that
+processor time can be told. Prints JSON: seconds of processor time from the start of the process, without those for
+listing the files, which the stock chain does not do; peak memory; and the funnel.
+"""
+
+from __future__ import annotations
+
+import json
+import resource
+import sys
+from pathlib import Path
+from unittest import mock
+
+import psutil
+from in_process import InProcess
+
+from illada.artifacts import Artifact, NoProgress, StageIdentity, Store
+from illada.config import Curate, DataPlacement, WarcFiles
+from pipelines.acquire import acquire
+from pipelines.curate import curate
+
+
+def chain(output: Path, curation: Curate, files: list[Path]) -> dict[str, object]:
+    """Curate `files` into the store `output`."""
+    store, progress = Store(output), NoProgress()
+    before = cpu_seconds()
+    source = WarcFiles(name="web", paths=tuple(map(str, files)))
+    with store.attempt(StageIdentity(stage="acquire-web", version=1, config=source.identity(), inputs={})) as attempt:
+        acquired = store.publish(attempt, acquire(source, attempt, progress), {}, 0.0)
+    listing = cpu_seconds() - before
+    with (
+        mock.patch("pipelines.pool.ActorPool", InProcess),
+        store.attempt(StageIdentity(stage="curate", version=1, config=curation.identity(), inputs={})) as attempt,
+    ):
+        statistics = curate(curation, {"web": acquired}, attempt, DataPlacement(), progress)
+        curated: Artifact = store.publish(attempt, statistics, {}, 0.0)
+    return {
+        "cpu_seconds": round(cpu_seconds() - listing, 2),
+        "megabytes": megabytes(),
+        "artifact": str(curated.location),
+        "funnel": statistics["funnel"],
+    }
+
+
+def cpu_seconds() -> float:
+    """Of this process and all its children, ended or not: the sandbox of the parsers is one. User and system."""
+    usages = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
+    alive = [child.cpu_times() for child in psutil.Process().children(recursive=True)]
+    return sum(usage.ru_utime + usage.ru_stime for usage in usages) + sum(times.user + times.system for times in alive)
+
+
+def megabytes() -> int:
+    """Greatest size of this process and of the greatest child, one added to the other."""
+    sizes = [resource.getrusage(who).ru_maxrss for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
+    return round(sum(sizes) / 1024)
+
+
+if __name__ == "__main__":
+    settings = Curate.model_validate(json.loads(sys.argv[2]))
+    print(json.dumps(chain(Path(sys.argv[1]), settings, [Path(name) for name in sys.argv[3:]])))
