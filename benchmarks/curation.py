@@ -19,7 +19,7 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -28,11 +28,13 @@ from crawl_pages import PAGES_PER_FILE, crawl
 
 from illada.artifacts import write_json
 from pipelines.documents import read_documents
+from pipelines.languages import known_languages
 
 HERE = Path(__file__).parent
 VERSIONS = ("datatrove", "trafilatura", "resiliparse", "fastwarc", "spacy", "numba", "tokenizers", "gigatoken", "ray")
 EXACT = {"languages": ["en"], "extraction": "exact", "language_characters": None}
 FAST = {"languages": ["en"], "extraction": "fast"}
+EVERYTHING = {"languages": list(known_languages()), "extraction": "fast", "privacy": True}
 
 
 def main() -> None:
@@ -53,9 +55,10 @@ def main() -> None:
         "load_before": os.getloadavg(),
         "chains": chains(files, compared, out),
         "growth": growth(files, out),
+        "every_block": run_own(compared[:1], EVERYTHING, out / "everything"),
         "parts": {},
     }
-    for name, command in parts(out, arguments.ground_truth).items():
+    for name, command in parts(out, arguments.ground_truth, files).items():
         done = subprocess.run([sys.executable, *command], capture_output=True, text=True, check=False)
         if done.returncode:
             raise SystemExit(f"{' '.join(command)} ended with {done.returncode}:\n{done.stderr[-2000:]}")
@@ -95,6 +98,19 @@ def growth(files: Sequence[Path], out: Path) -> dict[str, Any]:
         "cpu_seconds": [[run["cpu_seconds"] for run in runs] for runs in (half, whole)],
         "megabytes": [[run["megabytes"] for run in runs] for runs in (half, whole)],
     }
+
+
+def parts(out: Path, ground_truth: Path | None, files: Sequence[Path]) -> dict[str, list[str]]:
+    """The other benchmarks as commands whose output is JSON; `out/fast` holds what the fast chain kept of `files`."""
+    documents = [str(path) for path in sorted((out / "fast").glob("curate/*/attempt-*/documents/*.parquet"))]
+    commands = {
+        "minhash": ["minhash.py", *documents],
+        "tokenization": ["tokenization.py"],
+        "pool": ["pool.py", "--units", "2000", "--rounds", "1"],
+    }
+    if ground_truth is not None:
+        commands["extraction"] = ["extraction.py", "--pages", str(ground_truth)]
+    return {name: [str(HERE / script), *options] for name, (script, *options) in commands.items()}
 
 
 def run_stock(files: Sequence[Path], output: Path) -> float:
@@ -152,3 +168,43 @@ def compare(stock: dict[str, str], own: dict[str, str]) -> dict[str, Any]:
         "only_stock": sorted(stock.keys() - own.keys())[:20],
         "only_own": sorted(own.keys() - stock.keys())[:20],
     }
+
+
+def table(results: Mapping[str, Any]) -> str:
+    """What was measured beside what was aimed at, one line each."""
+    rounds, everything = results["chains"]["rounds"], results["chains"]["fast_on_all"]
+    pages = sum(part["pages"] for part in rounds)
+    stock = pages / sum(part["stock_cpu_seconds"] for part in rounds)
+    exact = pages / sum(part["exact_cpu_seconds"] for part in rounds)
+    fast = everything["funnel"][0]["documents_in"] / everything["cpu_seconds"]
+    kept = [part["kept"] for part in rounds]
+    identical, of = sum(part["identical"] for part in kept), sum(part["stock"] for part in kept)
+    growth, other = results["growth"], results["parts"]
+    half, whole = (min(seconds) for seconds in growth["cpu_seconds"])
+    minhash, tokens, small = other["minhash"], other["tokenization"], other["pool"]["small_units"]
+    recall = {side: list(rates.values()) for side, rates in minhash["recall"].items()}
+    rows = [
+        ("stock chain, pages/s/core", f"{stock:.1f}", ""),
+        ("exact chain", f"{exact:.1f}, {exact / stock:.1f}x; {identical} of {of} identical", "3x, all identical"),
+        ("fast chain, start-up on all pages included", f"{fast:.1f}, {fast / stock:.1f}x", "12x"),
+        ("MinHash, documents/s", f"{minhash['documents_per_second']['own']}, {minhash['ratio']}x", "12x"),
+        ("its recall by edit rate, ours and stock", f"{recall['own']} {recall['stock']}", "equal"),
+        (
+            "tokens to shards",
+            f"{tokens['times_stock']['gigatoken']}x, equal: {all(tokens['ids_equal'].values())}",
+            "20x",
+        ),
+        ("pool beyond the work of 1,000 units", json.dumps(small["pool"]), "5%"),
+        ("a worker with every block", f"{results['every_block']['megabytes']} MB", "700 MB"),
+        ("twice the input", f"{whole / half:.2f}x the time, {growth['megabytes']} MB", "1.9x to 2.1x, flat"),
+    ]
+    if "extraction" in other:
+        scores = {method: other["extraction"]["unseen_half"]["all"][method]["f1"] for method in ("stock", "fast")}
+        rows.append(("extraction F1, fast and trafilatura", f"{scores['fast']}, {scores['stock']}", "-0.01 at most"))
+    return "\n".join(
+        f"{name:45} {value:55} goal {goal}" if goal else f"{name:45} {value}" for name, value, goal in rows
+    )
+
+
+if __name__ == "__main__":
+    main()

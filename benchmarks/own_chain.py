@@ -1,6 +1,6 @@
-"""The stage `curate` on WARC files, in a process of its own: `python benchmarks/own_chain.py OUT METHOD FILE...`.
+"""The stage `curate` on WARC files, in a process of its own: `python benchmarks/own_chain.py OUT SETTINGS FILE...`.
 
-Every block that the stock chain has, under the same settings. Units run one after another in this process, so that
+SETTINGS are those of `data.curate` as JSON, and `privacy: true` for the search for personal data as well. Units run one after another in this process, so that
 processor time can be told. Prints JSON: seconds of processor time from the start of the process, without those for
 listing the files, which the stock chain does not do; peak memory; and the funnel.
 """
@@ -17,12 +17,12 @@ import psutil
 from in_process import InProcess
 
 from illada.artifacts import Artifact, NoProgress, StageIdentity, Store
-from illada.config import Curate, DataPlacement, WarcFiles
+from illada.config import Curate, DataPlacement, Privacy, WarcFiles
 from pipelines.acquire import acquire
 from pipelines.curate import curate
 
 
-def chain(output: Path, curation: Curate, files: list[Path]) -> dict[str, object]:
+def chain(output: Path, curation: Curate, privacy: Privacy | None, files: list[Path]) -> dict[str, object]:
     """Curate `files` into the store `output`."""
     store, progress = Store(output), NoProgress()
     before = cpu_seconds()
@@ -34,7 +34,7 @@ def chain(output: Path, curation: Curate, files: list[Path]) -> dict[str, object
         mock.patch("pipelines.pool.ActorPool", InProcess),
         store.attempt(StageIdentity(stage="curate", version=1, config=curation.identity(), inputs={})) as attempt,
     ):
-        statistics = curate(curation, {"web": acquired}, attempt, DataPlacement(), progress)
+        statistics = curate(curation, {"web": acquired}, attempt, DataPlacement(), progress, privacy=privacy)
         curated: Artifact = store.publish(attempt, statistics, {}, 0.0)
     return {
         "cpu_seconds": round(cpu_seconds() - listing, 2),
@@ -58,5 +58,7 @@ def megabytes() -> int:
 
 
 if __name__ == "__main__":
-    settings = Curate.model_validate(json.loads(sys.argv[2]))
-    print(json.dumps(chain(Path(sys.argv[1]), settings, [Path(name) for name in sys.argv[3:]])))
+    settings = json.loads(sys.argv[2])
+    finders = Privacy() if settings.pop("privacy", False) else None
+    made = chain(Path(sys.argv[1]), Curate.model_validate(settings), finders, [Path(name) for name in sys.argv[3:]])
+    print(json.dumps(made))
