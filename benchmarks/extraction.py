@@ -25,7 +25,7 @@ from typing import Any
 import numpy as np
 from ground_truth import Labelled, agreement, labelled_pages
 
-from pipelines.extraction import decode
+from pipelines.charset import decode
 from pipelines.languages import identify_language
 from pipelines.sandbox import Sandbox, SandboxError
 

@@ -29,7 +29,7 @@ from datatrove.pipeline.filters.base_filter import BaseFilter
 from datatrove.utils.word_tokenizers import load_word_tokenizer
 from resiliparse.extract.html2text import extract_plain_text
 
-from pipelines.extraction import decode
+from pipelines.charset import decode
 from pipelines.fused import FusedQualityFilter
 from pipelines.languages import function_words, identify_language
 from pipelines.warc import Page, read_warc

@@ -25,7 +25,7 @@ from pipelines.privacy.redact import add_found
 from pipelines.rejected import write_rejected
 from pipelines.shared import Reference, fetch
 
-CURATE_VERSION = 5
+CURATE_VERSION = 6
 
 _CARRIED = ("url", "source", "language", "language_score", "title", "date")
 

@@ -14,14 +14,17 @@ import zstandard
 from datatrove.data import Document
 from datatrove.pipeline.base import PipelineStep
 
+from pipelines.charset import decode
 from pipelines.documents import SCHEMA, document_id
-from pipelines.extraction import decode
 from pipelines.recorder import Recorder
 from pipelines.warc import Damage, Page, read_warc
 
 READ = "read"
 """The reader's name in the funnel."""
+MAX_LINE = 64 * 2**20
+"""Bytes of a line of JSON; longer ones are passed over."""
 _BATCH = 1000
+_PASSED = 2**20  # bytes at once
 _HTML = ("text/html", "application/xhtml+xml")
 _HTML_SIGNS = (b"<!doctype html", b"<html", b"<head", b"<body")
 
@@ -64,7 +67,8 @@ class Reader(PipelineStep):
             self._recorder.funnel.read(READ, page.size)
             payload, reason = page.payload or b"", _unwanted(page)
             text = "" if reason else decode(payload, page.charset)
-            document = self._document(text, (page.url, payload), page.url, "text" if page.extracted else "html")
+            kind = "text" if page.extracted else "html"
+            document = self._document(text, (page.url, payload), page.url, kind, page.date)
             if reason:
                 self._recorder.reject(READ, document, reason)
             else:
@@ -77,9 +81,9 @@ class Reader(PipelineStep):
                 self._lose(row)
                 continue
             text, identity, url = (row.get(name) if (name := columns[key]) else None for key in ("text", "id", "url"))
-            text = text.encode(errors="replace").decode() if isinstance(text, str) else ""
+            text = _storable(text) if isinstance(text, str) else ""
             self._recorder.funnel.read(READ, len(text.encode()))
-            url = str(url or "")
+            url = _storable(str(url or ""))
             document = self._document(text, (text if identity is None else str(identity),), url, "text")
             if text.strip():
                 yield document
@@ -106,14 +110,14 @@ class Reader(PipelineStep):
 
         yield from load_from_disk(str(self._path)).select(range(self._payload["first"], self._payload["last"]))
 
-    def _document(self, text: str, identity: tuple[str | bytes, ...], url: str, kind: str) -> Document:
+    def _document(self, text: str, identity: tuple[str | bytes, ...], url: str, kind: str, date: str = "") -> Document:
         metadata = {
             "url": url,
             "source": self._source,
             "language": "",
             "language_score": 0.0,
             "title": "",
-            "date": "",
+            "date": date,
             "kind": kind,
         }
         return Document(text=text, id=document_id(self._source, *identity), metadata=metadata)
@@ -121,6 +125,11 @@ class Reader(PipelineStep):
     def _lose(self, damage: Damage) -> None:
         self._recorder.funnel.read(READ, 0)
         self._recorder.fail(READ, damage.where, damage.error, "damaged")
+
+
+def _storable(text: str) -> str:
+    """Without lone surrogates, which JSON can spell and UTF-8 cannot."""
+    return text.encode(errors="replace").decode()
 
 
 def _unwanted(page: Page) -> str | None:
@@ -145,10 +154,13 @@ def read_json_lines(path: Path, opened: IO[bytes] | None = None) -> Iterator[dic
     number = 0
     try:
         with opened or path.open("rb") as raw, _decompressed(path, raw) as file:
-            for number, line in enumerate(file, 1):
+            for number, line in enumerate(_lines(file), 1):
+                if line is None:
+                    yield Damage(where=f"line {number}", error=f"is longer than {MAX_LINE} bytes")
+                    continue
                 try:
                     row = json.loads(line)
-                except ValueError as error:
+                except (ValueError, RecursionError) as error:  # nested too deep
                     yield Damage(where=f"line {number}", error=str(error))
                     continue
                 if isinstance(row, dict):
@@ -159,9 +171,21 @@ def read_json_lines(path: Path, opened: IO[bytes] | None = None) -> Iterator[dic
         yield Damage(where=f"after line {number}", error=str(error))
 
 
+def _lines(file: IO[bytes] | gzip.GzipFile) -> Iterator[bytes | None]:
+    """Lines as they are, None for one that is too long; memory does not depend on how long it is."""
+    while line := file.readline(MAX_LINE + 1):
+        if len(line) <= MAX_LINE:
+            yield line
+            continue
+        while line and not line.endswith(b"\n"):
+            line = file.readline(_PASSED)
+        yield None
+
+
 def _decompressed(path: Path, file: IO[bytes]) -> IO[bytes] | gzip.GzipFile:
     if path.suffix == ".gz":
         return gzip.GzipFile(fileobj=file)
     if path.suffix == ".zst":
         return io.BufferedReader(zstandard.ZstdDecompressor().stream_reader(file, closefd=True))
-    return file
+    raw: Any = file
+    return io.BufferedReader(raw)  # a remote file's own readline() takes no limit

@@ -21,9 +21,12 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
+from pipelines.http_body import read_body
+
 MAX_BLOCK = 32 * 2**20
-"""Larger records are passed over unread: no page of text is that long."""
+"""Larger records, and pages larger than that once unpacked, are passed over: no page of text is that long."""
 _GZIP, _PLAIN = b"\x1f\x8b\x08", b"WARC/"
+_DATE = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d{1,9})?Z")
 _HEADER = re.compile(rb"WARC/[01]\.\d+\r\n[A-Za-z-]+:")
 
 
@@ -73,8 +76,9 @@ class WarcWriter:
 class Page:
     """A record that holds content: a `response`, or a `conversion` (text extracted by the crawler, as in WET files).
 
-    `payload` has HTTP transfer and content encodings undone; None when the record is larger than MAX_BLOCK.
-    `media_type` is as identified by the crawler, else as the server said, else empty. `status` is 0 without HTTP.
+    `payload` has HTTP transfer and content encodings undone; None when it is larger than MAX_BLOCK, before or after.
+    `date` is when it was fetched (ISO 8601), empty when the record does not say; `size` is in bytes. `media_type` is as
+    identified by the crawler, else as the server said, else empty. `status` is 0 without HTTP.
     """
 
     url: str
@@ -83,6 +87,7 @@ class Page:
     media_type: str
     charset: str
     status: int
+    date: str
     extracted: bool
 
 
@@ -156,28 +161,34 @@ def _page(record: Any) -> Page | None:
         record.consume()
         return None
     size = record.content_length
-    url = (record.headers.get("WARC-Target-URI") or "").strip("<>")
-    extracted = record.record_type == WarcRecordType.conversion
+    about = {
+        "url": (record.headers.get("WARC-Target-URI") or "").strip("<>"),
+        "date": date if _DATE.fullmatch(date := (record.headers.get("WARC-Date") or "").strip()) else "",
+        "extracted": record.record_type == WarcRecordType.conversion,
+    }
+    too_large = Page(**about, payload=None, size=size, media_type="", charset="", status=0)
     if size > MAX_BLOCK:
-        record.consume()
-        return Page(url=url, payload=None, size=size, media_type="", charset="", status=0, extracted=extracted)
+        if (passed := record.consume()) < size:
+            raise _Unreadable(f"ends after {passed} of {size} bytes")
+        return too_large
     record.freeze()
     if record.content_length < size:
         raise _Unreadable(f"ends after {record.content_length} of {size} bytes")
     http = None
     if record.is_http:
-        record.parse_http(auto_decode="all")
+        record.parse_http(auto_decode="none")
         http = record.http_headers
-    payload = record.reader.read()
+    payload = record.reader.read() if http is None else read_body(record, MAX_BLOCK + 1)
+    if len(payload) > MAX_BLOCK:
+        return too_large
     declared = record.http_content_type if http else (record.headers.get("Content-Type") or "").partition(";")[0]
     return Page(
-        url=url,
+        **about,
         payload=payload,
         size=len(payload),
         media_type=(record.headers.get("WARC-Identified-Payload-Type") or declared or "").strip().lower(),
         charset=(record.http_charset or "") if http else "",
         status=(http.status_code or 0) if http else 0,
-        extracted=extracted,
     )
 
 

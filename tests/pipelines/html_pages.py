@@ -7,7 +7,7 @@ from pathlib import Path
 from fastwarc.warc import ArchiveIterator, WarcRecordType
 from hypothesis import strategies as st
 
-from pipelines.extraction import decode
+from pipelines.charset import decode
 
 WARC = Path(__file__).resolve().parents[2].parent / "shared/data/warc/commoncrawl_whirlwind/whirlwind.warc.gz"
 _SENTENCE = "The miller's daughter, who had seen the river rise, counted the sacks again and found one missing."

@@ -10,8 +10,8 @@ import pytest
 from datatrove.data import Document
 from text_bench import page, prose
 
+from pipelines.charset import decode
 from pipelines.extract import Extract
-from pipelines.extraction import decode
 from pipelines.extractors import exact, fast
 from pipelines.recorder import FAILED
 

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import gzip
+import zlib
+from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
 
+import brotli
 import pytest
+import zstandard
 from fastwarc.warc import ArchiveIterator, WarcRecordType
 
 from illada.artifacts import sha256_file
@@ -70,6 +74,7 @@ def test_written_archives_are_valid(tmp_path: Path) -> None:
         assert item.reader.read() == payload(number)
     first = [page for page in read_warc(tmp_path / "a.warc.gz") if isinstance(page, Page)]
     assert [page.payload for page in first] == [payload(number) for number in range(3)]
+    assert {page.date for page in first} == {"2024-05-01T12:30:00Z"}
 
 
 def test_equal_pages_give_equal_bytes(tmp_path: Path) -> None:
@@ -134,11 +139,38 @@ def test_damage_costs_the_damaged_record_only(tmp_path: Path, case: str) -> None
     assert all(item.where and item.error for item in damage)
 
 
+@pytest.mark.parametrize("date", [b"yesterday", b"", b"2024-05-01", b"2024-05-01T00:00:00Z junk"])
+def test_a_date_that_is_none_is_left_out(tmp_path: Path, date: bytes) -> None:
+    path = tmp_path / "archive"
+    path.write_bytes(PLAIN[0].replace(b"2024-05-01T00:00:00Z", date))
+    (page,) = read_warc(path)
+    assert isinstance(page, Page) and page.date == ""
+
+
 def test_every_single_flipped_byte_is_survived(tmp_path: Path) -> None:
     data = b"".join(ZIPPED[:4])
     for at in range(0, len(data), 41):
         found, _ = read(tmp_path, damaged(data, at, 1))
         assert len(set(range(4)) - set(found)) <= 1, at
+
+
+@pytest.mark.parametrize(
+    ("names", "encode"),
+    [
+        ("gzip", gzip.compress),
+        ("x-gzip", gzip.compress),
+        ("deflate", zlib.compress),
+        ("br", brotli.compress),
+        ("zstd", zstandard.compress),
+        ("br, GZIP", lambda data: gzip.compress(brotli.compress(data))),
+        ("unheard-of", bytes),
+    ],
+)
+def test_encodings_of_the_body_are_undone(tmp_path: Path, names: str, encode: Callable[[bytes], bytes]) -> None:
+    body = encode(payload(1))
+    head = f"HTTP/1.1 200 OK\r\nContent-Encoding: {names}\r\nTransfer-Encoding: chunked\r\n\r\n".encode()
+    block = head + b"%x\r\n%s\r\n0\r\n\r\n" % (len(body), body)
+    assert read(tmp_path, record(1, block) + PLAIN[2]) == ([1, 2], [])
 
 
 def test_empty_file(tmp_path: Path) -> None:
