@@ -25,7 +25,7 @@ from illada.data.windows import Windows
 
 SHARD_TOKENS = 2**28
 FIXED = {
-    "deduplicate": Deduplicate().identity(),
+    "deduplicate": Deduplicate().fixed(),
     "tokenizer": Tokenizer(vocab_size=100_000).identity(),
     "tokenize": Tokenize().identity(),
 }

@@ -1,10 +1,11 @@
 """The signature index of a corpus: which documents it has seen, as sorted keys in immutable segments.
 
 A refresh asks it whether a new document equals, or nearly equals, one that came before, without reading any old text.
-There is a table of exact digests and one of MinHash band keys for each band; every key has 128 bits. A segment holds
-the keys that one refresh brought, each table sorted and cut by the keys' leading bits into parts; it never changes.
-Newer segments of like size are merged into one (log-structured merge, O'Neil et al., 1996), so that every segment is
-more than twice as large as the next one, and there are at most about log2(corpus / refresh) of them.
+There is a table of exact digests, one of MinHash band keys for each band and, where they count, one of addresses; every
+key has 128 bits. A segment holds the keys that one refresh brought, each table sorted and cut by the keys' leading bits
+into parts; it never changes. Newer segments of like size are merged into one (log-structured merge, O'Neil et al.,
+1996), so that every segment is more than twice as large as the next one, and there are at most about log2(corpus /
+refresh) of them.
 
 A lookup is a binary search on the keys' high words in a memory map, then a comparison of the low words: it touches
 O(log old) rows for each new key and segment. Ranges of keys are looked up and merged independently of each other, so
@@ -33,6 +34,7 @@ INDEX_VERSION = 1
 PART_ROWS = 2**24
 """Keys of a part, at most about: 256 MiB."""
 DIGESTS = "digests"
+URLS = "urls"
 KEY_BYTES = 16
 
 Keys = npt.NDArray[np.uint64]
@@ -108,13 +110,14 @@ class SignatureIndex:
 
 
 def key_config(config: Deduplicate) -> dict[str, int]:
-    """What keys are a function of, besides the text."""
-    return {"ngram": config.ngram, "bands": config.bands, "rows": config.rows, "seed": config.seed}
+    """What tables there are, and what their keys are a function of besides the document."""
+    urls = {"urls": 1} if config.urls else {}
+    return {"ngram": config.ngram, "bands": config.bands, "rows": config.rows, "seed": config.seed, **urls}
 
 
 def tables(config: Mapping[str, int]) -> list[str]:
-    """Names of all tables: exact digests, then the bands."""
-    return [DIGESTS, *(band_table(band) for band in range(config["bands"]))]
+    """Names of all tables: exact digests, addresses if they count, then the bands."""
+    return [DIGESTS, *([URLS] if config.get("urls") else []), *(band_table(band) for band in range(config["bands"]))]
 
 
 def band_table(band: int) -> str:

@@ -128,12 +128,31 @@ class Curate(Config):
 
 
 class Deduplicate(Config):
-    """Exact and MinHash-LSH near-duplicate removal (bands x rows over word shingles)."""
+    """Exact and MinHash-LSH near-duplicate removal (bands x rows over word shingles), and of one address if `urls`.
+
+    `keep` says which document of a group stays: the first, the one with the oldest date (none counts as newest), the
+    longest text, or the best quality; between equals the first.
+    """
 
     ngram: int = Field(default=5, gt=0)
     bands: int = Field(default=14, gt=0)
     rows: int = Field(default=8, gt=0)
     seed: int = 1
+    keep: Literal["first", "oldest", "longest", "quality"] = "first"
+    urls: bool = False
+
+    def check_quality(self, quality: Quality | None) -> None:
+        """Raise ValueError when documents are to be chosen by a score that none has."""
+        if self.keep == "quality" and quality is None:
+            raise ValueError(
+                "deduplicate.keep quality: documents have no score without a quality classifier: configure `quality`, "
+                "or keep the first, oldest or longest"
+            )
+
+    def fixed(self) -> dict[str, Any]:
+        """What must stay as it is while a corpus grows: what the keys of its index are made of, and which it has."""
+        urls = {"urls": True} if self.urls else {}
+        return {**self.model_dump(mode="json", include={"ngram", "bands", "rows", "seed"}), **urls}
 
 
 class Benchmark(Config):
@@ -257,6 +276,11 @@ class DataConfig(Config):
             raise ValueError(f"source names must differ, got {names}")
         if self.mixture is not None and self.corpus is None:
             self.mixture.check_sources(names)
+        return self
+
+    @model_validator(mode="after")
+    def _kept_by_a_score(self) -> Self:
+        self.deduplicate.check_quality(self.quality)
         return self
 
     @model_validator(mode="after")

@@ -71,7 +71,7 @@ class RefreshConfig(RunConfig):
     """Find what is new in the sources of `corpus` and publish its next snapshot.
 
     `quality`, `deduplicate`, `tokenizer` and `tokenize` belong to the corpus: its first snapshot fixes them.
-    `curate` and `privacy` may change.
+    `curate`, `privacy` and which of new duplicates is kept (`deduplicate.keep`) may change.
     """
 
     workflow: Literal["refresh"] = "refresh"
@@ -91,11 +91,16 @@ class RefreshConfig(RunConfig):
             raise ValueError(f"source names must differ, got {names}")
         return self
 
+    @model_validator(mode="after")
+    def _kept_by_a_score(self) -> Self:
+        self.deduplicate.check_quality(self.quality)
+        return self
+
     def fixed(self) -> dict[str, Any]:
         """What must not change from snapshot to snapshot."""
         return {
             "quality": {} if self.quality is None else self.quality.identity(),
-            "deduplicate": self.deduplicate.identity(),
+            "deduplicate": self.deduplicate.fixed(),
             "tokenizer": self.tokenizer.identity(),
             "tokenize": self.tokenize.identity(),
         }

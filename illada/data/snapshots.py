@@ -126,7 +126,7 @@ class Snapshot:
         found = [
             f"{section}.{key} is {mine.get(section, {}).get(key)!r} there, {values.get(key)!r} here"
             for section, values in fixed.items()
-            for key in values or mine.get(section, {})
+            for key in dict.fromkeys([*values, *mine.get(section, {})])
             if mine.get(section, {}).get(key) != values.get(key)
         ]
         return "; ".join(found)

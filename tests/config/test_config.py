@@ -192,6 +192,22 @@ def test_every_bad_key_is_told_at_once() -> None:
         assert part in str(caught.value)
 
 
+def test_what_a_corpus_fixes_of_its_deduplication() -> None:
+    keys = {"ngram": 5, "bands": 14, "rows": 8, "seed": 1}
+    raw = {
+        "workflow": "refresh", "name": "daily", "corpus": "web", "tokenizer": {"vocab_size": 400},
+        "sources": [{"kind": "folder", "name": "lines", "files": "jsonl", "location": "lines"}],
+    }  # fmt: skip
+
+    def fixed(**deduplicate: Any) -> Any:
+        return parse_config({**raw, "deduplicate": deduplicate}, RefreshConfig).fixed()["deduplicate"]
+
+    assert fixed() == fixed(keep="oldest") == keys
+    assert fixed(urls=True) == {**keys, "urls": True}
+    with pytest.raises(ConfigError, match=r"deduplicate\.keep quality: .*configure `quality`"):
+        fixed(keep="quality")
+
+
 LAYOUT = "placement.pretrain"
 
 
@@ -213,6 +229,8 @@ LAYOUT = "placement.pretrain"
         (changed(data__tokenizer__vocab_size=1024), "model.vocab_size 512 must equal data.tokenizer.vocab_size 1024"),
         (changed(data__tokenizer__vocab_size=100), "data.tokenizer.vocab_size: "),
         (changed(data__curate={"language_threshold": 1.5}), "data.curate.language_threshold: "),
+        (changed(data__deduplicate={"keep": "newest"}), "data.deduplicate.keep: .*'oldest'"),
+        (changed(data__deduplicate={"keep": "quality"}), "data: deduplicate.keep quality: .*configure `quality`"),
         (changed(model__hidden_size=66), "model: hidden_size 66 is not a multiple of heads 4"),
         (changed(model__hidden_size=60), r"model: the head width 15 \(hidden_size / heads\) must be even"),
         (changed(model__kv_heads=3), "model: heads 4 is not a multiple of kv_heads 3"),

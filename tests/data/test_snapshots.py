@@ -108,6 +108,16 @@ def test_what_is_not_as_recorded_is_named(store: Store, tmp_path: Path) -> None:
         snapshot.shards("train").values(0)
 
 
+def test_what_is_fixed_is_compared_both_ways(store: Store) -> None:
+    two = open_snapshot(store, "web", 2)
+    fixed = two.value["fixed"]
+    keys = dict(fixed["deduplicate"])
+    assert two.unlike(fixed) == two.unlike({**fixed, "quality": {}}) == ""
+    assert two.unlike({**fixed, "deduplicate": {**keys, "urls": True}}) == "deduplicate.urls is None there, True here"
+    assert keys.pop("rows") == 8
+    assert two.unlike({**fixed, "deduplicate": keys}) == "deduplicate.rows is 8 there, None here"
+
+
 def test_names_of_snapshots(store: Store) -> None:
     two = open_snapshot(store, "web", 2)
     for name in ("web@2", two.fingerprint, two.fingerprint[:12], f"{store.root}/snapshot/{two.fingerprint[:32]}"):

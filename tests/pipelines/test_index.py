@@ -6,6 +6,7 @@ import itertools
 import math
 import random
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,12 +15,14 @@ import numpy.typing as npt
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from signed import BANDS, CONFIG, DOCUMENTS, Signed, sign, unit_result
 from text_bench import Bench
 
-from illada.artifacts import Artifact, ArtifactError, Attempt, Folder, NoProgress, StageIdentity, Store, sha256_file
+from illada.artifacts import Artifact, ArtifactError, Attempt, Folder, NoProgress, StageIdentity, Store
 from illada.config import DataPlacement, Deduplicate
-from pipelines.deduplicate import DeduplicateWorker, _decide, deduplicate
+from pipelines.deduplicate import DeduplicateWorker, deduplicate
 from pipelines.documents import TextDocument, document_files, document_id, read_documents, write_documents
+from pipelines.fates import decide
 from pipelines.index import (
     KEY_BYTES,
     SignatureIndex,
@@ -34,21 +37,14 @@ from pipelines.index import (
 from pipelines.known import Lookups
 from pipelines.pool import Unit, UnitResult
 
-BANDS = 3
-CONFIG = key_config(Deduplicate(bands=BANDS))
 Words = npt.NDArray[np.uint64]
-
-
-def result(name: str, folder: Path, statistics: dict[str, Any]) -> UnitResult:
-    files = {path.name: sha256_file(path) for path in folder.iterdir()}
-    return UnitResult(name=name, folder=Folder.at(folder), files=files, statistics=statistics)
 
 
 class Inline:
     """Runs the units of keys in this process, one after another."""
 
     def __init__(self, index: SignatureIndex, root: Path) -> None:
-        self.worker = DeduplicateWorker(Deduplicate(bands=BANDS), index)
+        self.worker = DeduplicateWorker(CONFIG, index)
         self.root = root
         self.units: list[Unit] = []
 
@@ -57,34 +53,9 @@ class Inline:
         for unit in units:
             folder = Path(work.url) / unit.name
             folder.mkdir(parents=True)
-            results.append(result(unit.name, folder, self.worker.run(unit, folder)))
+            results.append(unit_result(unit.name, folder, self.worker.run(unit, folder)))
         self.units += units
         return results
-
-
-Document = tuple[int, tuple[int, ...], bool]
-"""What a text is equal to, what each of its bands is equal to, and whether it is long enough to have any."""
-
-
-def keys(values: npt.ArrayLike, salt: int) -> Words:
-    """128 bits for each small number; every second two share their high word."""
-    numbers = np.asarray(values, dtype=np.uint64)
-    high = (numbers // 2 + np.uint64(salt)) * np.uint64(0x9E3779B97F4A7C15)
-    return np.stack([high, numbers * np.uint64(0xBF58476D1CE4E5B9)], axis=-1)
-
-
-def signed(root: Path, documents: Sequence[Document]) -> list[UnitResult]:
-    """As the workers sign documents: two files, if there are two documents."""
-    results = []
-    for number, part in enumerate((documents[: len(documents) // 2], documents[len(documents) // 2 :])):
-        folder = root / f"signed-{number}"
-        folder.mkdir(parents=True)
-        bands = [keys([document[1][band] for document in part], band + 1) for band in range(BANDS)]
-        np.save(folder / "digests.npy", keys([document[0] for document in part], 0).reshape(-1, 2))
-        np.save(folder / "comparable.npy", np.array([document[2] for document in part], dtype=bool))
-        np.save(folder / "bands.npy", np.stack(bands, axis=1).reshape(-1, BANDS, 2))
-        results.append(result(str(number), folder, {}))
-    return results
 
 
 class Corpus:
@@ -92,17 +63,17 @@ class Corpus:
 
     def __init__(self, root: Path) -> None:
         self.root, self.store = root, Store(root / "store")
-        self.index = SignatureIndex(config=CONFIG)
+        self.index = SignatureIndex(config=key_config(CONFIG))
         self.count = 0
 
-    def refresh(self, documents: Sequence[Document]) -> list[bool]:
+    def refresh(self, documents: Sequence[Signed]) -> list[bool]:
         """Which of `documents` are kept."""
         self.count += 1
         identity = StageIdentity(stage="deduplicate", version=1, config={"number": self.count}, inputs={})
         with self.store.attempt(identity) as attempt:
             pool: Any = Inline(self.index, Path(attempt.work.url))
             lookups = Lookups(self.index, pool, attempt.work, attempt.scratch, NoProgress())
-            fates = _decide(signed(Path(attempt.work.url), documents), BANDS, lookups)
+            fates = decide(sign(Path(attempt.work.url), documents), CONFIG, lookups)
             statistics = lookups.write(attempt, len(documents))
             artifact = self.store.publish(attempt, statistics, {}, 0.0)
         self.index = open_index(artifact, self.store)
@@ -110,34 +81,32 @@ class Corpus:
         return fates.kept.tolist()
 
 
-DOCUMENT = st.tuples(st.integers(0, 12), st.tuples(*[st.integers(0, 9)] * BANDS), st.booleans())
-
-
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(st.lists(st.lists(DOCUMENT, max_size=8), min_size=1, max_size=6), st.integers(1, 40))
+@given(st.lists(DOCUMENTS, min_size=1, max_size=6), st.integers(1, 40))
 def test_kept_as_if_everything_were_deduplicated_together(
-    tmp_path_factory: pytest.TempPathFactory, refreshes: list[list[Document]], part_rows: int
+    tmp_path_factory: pytest.TempPathFactory, refreshes: list[list[Signed]], part_rows: int
 ) -> None:
-    """Random corpora of few values are full of equal documents, chains, and clusters joined by dropped documents."""
+    """And what the corpus has seen took precedence. Few values make for chains joined by dropped documents."""
     root = tmp_path_factory.mktemp("corpus")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("pipelines.index.PART_ROWS", part_rows)
-        corpus, everything = Corpus(root), list[Document]()
+        corpus, everything = Corpus(root), list[Signed]()
         for number, documents in enumerate(refreshes):
             kept = corpus.refresh(documents)
-            everything += documents
-            together = _decide(signed(root / f"all-{number}", everything), BANDS, None).kept.tolist()
+            # infinite ones stay the last of their refresh
+            everything += [replace(one, precedence=10 * number + min(one.precedence, 9)) for one in documents]
+            together = decide(sign(root / f"all-{number}", everything), CONFIG, None).kept.tolist()
             assert kept == together[len(everything) - len(documents) :]
 
 
 def test_a_chain_of_new_documents_that_ends_at_a_dropped_old_one_goes_whole(tmp_path: Path) -> None:
-    corpus = Corpus(tmp_path)
-    assert corpus.refresh([(0, (0, 0, 0), True), (1, (0, 1, 1), True)]) == [True, False]
-    chain: list[Document] = [(2, (2, 2, 2), True), (3, (3, 2, 3), True), (4, (4, 4, 3), True), (5, (5, 4, 1), True)]
-    assert corpus.refresh([*chain[:3], (9, (9, 9, 9), True)]) == [True, False, False, True]
+    corpus, old = Corpus(tmp_path), [Signed(0, (0, 0, 0)), Signed(1, (0, 1, 1))]
+    assert corpus.refresh(old) == [True, False]
+    chain = [Signed(2, (2, 2, 2)), Signed(3, (3, 2, 3)), Signed(4, (4, 4, 3)), Signed(5, (5, 4, 1))]
+    assert corpus.refresh([*chain[:3], Signed(9, (9, 9, 9))]) == [True, False, False, True]
     assert Corpus(tmp_path / "other").refresh(chain) == [True, False, False, False]
     again = Corpus(tmp_path / "again")
-    again.refresh([(0, (0, 0, 0), True), (1, (0, 1, 1), True)])
+    again.refresh(old)
     assert again.refresh(chain) == [False] * 4, "its end shares a band with document 1, which was not kept"
 
 
@@ -146,7 +115,7 @@ def test_few_segments_however_many_refreshes(tmp_path: Path) -> None:
     for number in range(40):
         before = corpus.index
         size = 1 + number % 3
-        corpus.refresh([(100 * number + i, (100 * number + i,) * BANDS, True) for i in range(size)])
+        corpus.refresh([Signed(100 * number + i, (100 * number + i,) * BANDS) for i in range(size)])
         sizes = [segment.documents for segment in corpus.index.segments]
         assert all(larger > 2 * smaller for larger, smaller in itertools.pairwise(sizes))
         assert len(sizes) <= 1 + math.log2(sum(sizes))

@@ -134,6 +134,8 @@ def test_a_file_that_changed_under_its_name_is_refused_before_any_work(corpus: P
         run_refresh(config, corpus / "runs.db", "changed")
     with pytest.raises(StageFailed, match=r"corpus 'web': tokenizer\.vocab_size is 400 there, 500 here"):
         run_refresh(configuration(corpus, tokenizer={"vocab_size": 500}), corpus / "runs.db", "other")
+    with pytest.raises(StageFailed, match=r"corpus 'web': deduplicate\.urls is None there, True here"):
+        run_refresh(configuration(corpus, deduplicate={"urls": True, "keep": "oldest"}), corpus / "runs.db", "urls")
     assert set((corpus / "store").glob("*/*/record.json")) == before
 
 
