@@ -1,6 +1,7 @@
 """The whole chain, from raw sources to a released diffusion language model: the one place that knows every stage.
 
-    acquire-* -> curate -> [quality-model -> quality ->] deduplicate -> [decontaminate-documents ->] tokenizer
+    acquire-* -> curate -> [quality-model -> quality ->] deduplicate -> [substrings ->]
+     [decontaminate-documents ->] tokenizer
     tokenizer -> tokenize -> pretrain -> export-base -> evaluate-base
      \\-> pairs ------> sft -> export-sft -> evaluate-sft -> gates -> release
            \\-> decontaminate (where benchmarks are named) --/
@@ -29,6 +30,7 @@ from pipelines.decontaminate_documents import CLEAN
 from pipelines.pairs import PAIRS_VERSION, build_pairs
 from pipelines.quality_examples import check_quality
 from pipelines.sites import check_sites
+from pipelines.substrings import STAGE as SUBSTRINGS
 from workflows.checkpoints import MOVE
 from workflows.finish import Measurement
 from workflows.publish import (
@@ -72,6 +74,7 @@ def stage_configs(config: WorkflowConfig) -> dict[str, dict[str, Any]]:
             "curate": curate_config(data),
             **quality_configs(data.quality),
             "deduplicate": data.deduplicate.identity(),
+            **({SUBSTRINGS: data.substrings.identity()} if data.substrings else {}),
             **({CLEAN: data.decontaminate.identity()} if data.decontaminate.removes else {}),
             "tokenizer": data.tokenizer.identity(),
             "tokenize": data.tokenize.identity(),

@@ -17,6 +17,8 @@ from pipelines.curate import CURATE_VERSION, curate
 from pipelines.decontaminate_documents import CLEAN, DECONTAMINATE_DOCUMENTS_VERSION, decontaminate_documents
 from pipelines.deduplicate import DEDUPLICATE_VERSION, deduplicate
 from pipelines.sites import sites_identity
+from pipelines.substrings import STAGE as SUBSTRINGS
+from pipelines.substrings import SUBSTRINGS_VERSION, substrings
 from pipelines.tokenize import TOKENIZE_VERSION, tokenize_documents
 from pipelines.tokenizer import TOKENIZER_VERSION, build_tokenizer
 from workflows.publish import remote
@@ -89,15 +91,23 @@ def texts_from_sources(run: StageRunner, config: WorkflowConfig) -> Texts:
         place.identity(),
     )
     documents, clean = deduplicated, dict[str, Artifact]()
+    if (how := data.substrings) is not None:
+        documents = clean[SUBSTRINGS] = run.stage(
+            SUBSTRINGS,
+            SUBSTRINGS_VERSION,
+            how.identity(),
+            {"documents": deduplicated.fingerprint},
+            lambda attempt, progress: substrings(how, deduplicated, attempt, place, progress),
+            place.identity(),
+        )
     if data.decontaminate.removes:
+        whole = documents
         documents = clean[CLEAN] = run.stage(
             CLEAN,
             DECONTAMINATE_DOCUMENTS_VERSION,
             removal_identity(data.decontaminate),
-            {"documents": deduplicated.fingerprint},
-            lambda attempt, progress: decontaminate_documents(
-                data.decontaminate, deduplicated, attempt, place, progress
-            ),
+            {"documents": whole.fingerprint},
+            lambda attempt, progress: decontaminate_documents(data.decontaminate, whole, attempt, place, progress),
             place.identity(),
         )
     tokenizer = run.stage(

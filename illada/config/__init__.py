@@ -28,6 +28,7 @@ from illada.config.quality import Examples, Quality
 from illada.config.refresh import RefreshConfig
 from illada.config.release import GATES, GateName, Gates, Release, Threshold
 from illada.config.release_run import Checkpoint, ReleaseConfig
+from illada.config.substrings import Substrings
 from illada.config.training import Drop, Objective, Optimizer, Plateau, Schedule, Training
 from illada.config.workflow import RunConfig, WorkflowConfig
 
@@ -71,6 +72,7 @@ __all__ = [
     "Schedule",
     "Source",
     "SourceShare",
+    "Substrings",
     "TextFiles",
     "Threshold",
     "Tokenize",

@@ -20,6 +20,7 @@ from illada.config.mixture import Mixture
 from illada.config.names import SourceName
 from illada.config.privacy import Privacy
 from illada.config.quality import Quality
+from illada.config.substrings import Substrings
 
 
 class WebDocs(Config):
@@ -242,6 +243,7 @@ class DataConfig(Config):
     privacy: Privacy | None = Privacy()
     quality: Quality | None = None
     deduplicate: Deduplicate = Deduplicate()
+    substrings: Substrings | None = None
     decontaminate: Decontaminate = Decontaminate()
     tokenizer: Tokenizer
     tokenize: Tokenize = Tokenize()
@@ -285,6 +287,11 @@ class DataConfig(Config):
 
     @model_validator(mode="after")
     def _corpus_is_as_it_is(self) -> Self:
+        if self.corpus is not None and self.substrings is not None:
+            raise ValueError(
+                "substrings: the tokens of a data.corpus are made by its refreshes, which do not cut: leave it out, or "
+                "name data.sources"
+            )
         if self.corpus is not None and self.decontaminate.removes:
             raise ValueError(
                 f"decontaminate.action {self.decontaminate.action}: the tokens of a data.corpus are made by its "
@@ -307,5 +314,5 @@ class DataConfig(Config):
         return self
 
 
-_MAKING = ("sources", "curate", "privacy", "quality", "deduplicate", "tokenize")
+_MAKING = ("sources", "curate", "privacy", "quality", "deduplicate", "substrings", "tokenize")
 """Sections that say how a corpus is made."""

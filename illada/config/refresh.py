@@ -84,6 +84,16 @@ class RefreshConfig(RunConfig):
     tokenizer: Tokenizer
     tokenize: Tokenize = Tokenize()
 
+    @model_validator(mode="before")
+    @classmethod
+    def _only_what_an_index_can(cls, value: Any) -> Any:
+        if isinstance(value, dict) and value.get("substrings") is not None:
+            raise ValueError(
+                "substrings: a refresh reads new documents only and cannot tell what older ones have in common "
+                "with them: leave it out, or make the corpus by a run from data.sources"
+            )
+        return value
+
     @model_validator(mode="after")
     def _unique_names(self) -> Self:
         names = [source.name for source in self.sources]

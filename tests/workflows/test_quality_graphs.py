@@ -38,7 +38,7 @@ def test_the_better_half_of_a_run(tmp_path: Path) -> None:
         "positive": [{"from_source": "prose"}], "negative": [{"paths": [str(tmp_path / "worse.jsonl")]}],
         "dim": 8, "buckets": 2000, "keep": 0.5,
     }  # fmt: skip
-    config = load_workflow(path, [f"data.quality={json.dumps(quality)}"])
+    config = load_workflow(path, [f"data.quality={json.dumps(quality)}", "data.substrings.length=2000"])
     assert isinstance(config, WorkflowConfig)
     workflow_of(config).check(config)
     found: list[Artifact] = []
@@ -55,6 +55,7 @@ def test_the_better_half_of_a_run(tmp_path: Path) -> None:
         "quality-model",
         "quality",
         "deduplicate",
+        "substrings",
         "tokenizer",
         "tokenize",
     ]
@@ -66,6 +67,7 @@ def test_the_better_half_of_a_run(tmp_path: Path) -> None:
     assert (row["documents_in"], row["dropped"]) == (prose + code, {"low_quality": prose // 2})
     assert selected.statistics["sources"]["code"]["documents"] == code
     assert found[3].statistics["held_out"]["auc"] > 0.9
+    assert found[7].record["inputs"] == {"documents": found[6].fingerprint}, "tokens of what was left last"
 
 
 @pytest.mark.usefixtures("cluster")
