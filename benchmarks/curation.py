@@ -25,6 +25,7 @@ from pathlib import Path
 from typing import Any
 
 from crawl_pages import PAGES_PER_FILE, crawl
+from projection import project
 
 from illada.artifacts import write_json
 from pipelines.documents import read_documents
@@ -63,6 +64,15 @@ def main() -> None:
         if done.returncode:
             raise SystemExit(f"{' '.join(command)} ended with {done.returncode}:\n{done.stderr[-2000:]}")
         results["parts"][name] = json.loads(done.stdout)
+    results["pages_per_second"] = rates(results["chains"])
+    results["projection"] = project(
+        results["pages_per_second"],
+        results["parts"]["minhash"]["documents_per_second"],
+        {
+            side: results["parts"]["tokenization"]["tokens_per_second_and_core"][way]
+            for side, way in (("stock", "stock"), ("own", "gigatoken"))
+        },
+    )
     results["load_after"], results["wall_seconds"] = os.getloadavg(), round(time.time() - started)
     write_json(out / "curation.json", results)
     print(table(results))
@@ -170,14 +180,21 @@ def compare(stock: dict[str, str], own: dict[str, str]) -> dict[str, Any]:
     }
 
 
+def rates(measured: Mapping[str, Any]) -> dict[str, float]:
+    """Pages a processor second by chain: stock and exact over both rounds, fast over all pages."""
+    pages = sum(part["pages"] for part in measured["rounds"])
+    everything = measured["fast_on_all"]
+    return {
+        "stock": pages / sum(part["stock_cpu_seconds"] for part in measured["rounds"]),
+        "exact": pages / sum(part["exact_cpu_seconds"] for part in measured["rounds"]),
+        "fast": everything["funnel"][0]["documents_in"] / everything["cpu_seconds"],
+    }
+
+
 def table(results: Mapping[str, Any]) -> str:
     """What was measured beside what was aimed at, one line each."""
-    rounds, everything = results["chains"]["rounds"], results["chains"]["fast_on_all"]
-    pages = sum(part["pages"] for part in rounds)
-    stock = pages / sum(part["stock_cpu_seconds"] for part in rounds)
-    exact = pages / sum(part["exact_cpu_seconds"] for part in rounds)
-    fast = everything["funnel"][0]["documents_in"] / everything["cpu_seconds"]
-    kept = [part["kept"] for part in rounds]
+    stock, exact, fast = (results["pages_per_second"][chain] for chain in ("stock", "exact", "fast"))
+    kept = [part["kept"] for part in results["chains"]["rounds"]]
     identical, of = sum(part["identical"] for part in kept), sum(part["stock"] for part in kept)
     growth, other = results["growth"], results["parts"]
     half, whole = (min(seconds) for seconds in growth["cpu_seconds"])
@@ -201,6 +218,9 @@ def table(results: Mapping[str, Any]) -> str:
     if "extraction" in other:
         scores = {method: other["extraction"]["unseen_half"]["all"][method]["f1"] for method in ("stock", "fast")}
         rows.append(("extraction F1, fast and trafilatura", f"{scores['fast']}, {scores['stock']}", "-0.01 at most"))
+    for chain, projected in results["projection"].items():
+        total = projected["core_hours"]["total"]
+        rows.append((f"12T tokens, {chain}", f"{total:,} core-hours, {projected['dollars']:,} dollars", ""))
     return "\n".join(
         f"{name:45} {value:55} goal {goal}" if goal else f"{name:45} {value}" for name, value, goal in rows
     )

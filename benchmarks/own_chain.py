@@ -1,8 +1,9 @@
 """The stage `curate` on WARC files, in a process of its own: `python benchmarks/own_chain.py OUT SETTINGS FILE...`.
 
-SETTINGS are those of `data.curate` as JSON, and `privacy: true` for the search for personal data as well. Units run one after another in this process, so that
-processor time can be told. Prints JSON: seconds of processor time from the start of the process, without those for
-listing the files, which the stock chain does not do; peak memory; and the funnel.
+SETTINGS are those of `data.curate` as JSON, and `privacy: true` for the search for personal data as well. Units run
+one after another in this process, so that processor time can be told. Prints JSON: seconds of processor time from the
+start of the process, without those for listing the files, which the stock chain does not do; peak memory; and the
+funnel.
 """
 
 from __future__ import annotations
