@@ -12,7 +12,6 @@ whole cluster of near-duplicates goes when one of them shares a band with any do
 from __future__ import annotations
 
 import functools
-import hashlib
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -20,25 +19,20 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
 
 from illada.artifacts import Artifact, Attempt, Progress
 from illada.config import DataPlacement, Deduplicate
-from pipelines.addresses import normal_url
-from pipelines.documents import (
-    DocumentFile,
-    TextDocument,
-    document_files,
-    read_documents,
-    row_groups,
-    write_documents,
-)
+from pipelines.documents import SCHEMA, DocumentFile, document_files, row_groups, utf8, write_tables
 from pipelines.fates import Fates, Mask, columns, decide, gather
 from pipelines.funnel import Funnel, Tally
 from pipelines.index import SignatureIndex, build_part, look_up
 from pipelines.known import Lookups
 from pipelines.pool import ActorPool, Results, Unit
-from pipelines.precedence import PRECEDENCE
 from pipelines.shared import fetch, load_array, share_array
+from pipelines.signing import SIGNED, sign
 
 DEDUPLICATE_VERSION = 3
 
@@ -85,6 +79,7 @@ class DeduplicateWorker:
         from pipelines.minhash import MinHasher
 
         self._config, self._hasher, self._index = config, MinHasher(config), index
+        self._last: tuple[tuple[str, int], pa.Table] | None = None
 
     def run(self, unit: Unit, output: Path) -> dict[str, Any]:
         """A unit of `_sign_units`, of `_write_units`, or of `pipelines.known`."""
@@ -96,39 +91,46 @@ class DeduplicateWorker:
 
     def _sign(self, unit: Unit, output: Path) -> dict[str, Any]:
         """The arrays of `columns`, with a row for each document."""
-        arrays: dict[str, list[Any]] = {name: [] for name in columns(self._config)}
-        blank = np.zeros((self._config.bands, 2), dtype=np.uint64)
-        for document in read_documents(fetch(unit.payload["file"])):
-            data = document.text.encode()
-            signature = self._hasher.signature(document.text, document.language)
-            arrays["sizes"].append(len(data))
-            arrays["digests"].append(_key(data))
-            arrays["precedence"].append(PRECEDENCE[self._config.keep](document))
-            arrays["comparable"].append(signature is not None)
-            arrays["bands"].append(blank if signature is None else self._hasher.band_keys(signature))
-            if self._config.urls:
-                arrays["located"].append(bool(document.url))
-                arrays["urls"].append(_key(normal_url(document.url).encode()))
+        parts: list[Mapping[str, npt.NDArray[Any]]] = []
+        with pq.ParquetFile(fetch(unit.payload["file"])) as file:
+            for group in range(file.num_row_groups):
+                parts.append(sign(file.read_row_group(group, columns=SIGNED), self._config, self._hasher))
         for name, (dtype, shape) in columns(self._config).items():
-            np.save(output / f"{name}.npy", np.array(arrays[name], dtype=dtype).reshape(-1, *shape))
-        return {"documents": len(arrays["sizes"])}
+            np.save(output / f"{name}.npy", np.concatenate([np.empty((0, *shape), dtype), *(p[name] for p in parts)]))
+        return {"documents": sum(len(part["sizes"]) for part in parts)}
 
     def _write(self, unit: Unit, output: Path) -> dict[str, Any]:
         languages, sources = Tally(), Tally()
 
-        def counted() -> Iterator[TextDocument]:
-            for document in _kept_documents(unit.payload):
-                languages.add(document.language, document.bytes)
-                sources.add(document.source, document.bytes)
-                yield document
+        def counted() -> Iterator[pa.Table]:
+            for table in self._kept_documents(unit.payload):
+                sizes = np.diff(utf8(table["text"])[1])
+                for tally, name in ((languages, "language"), (sources, "source")):
+                    for value in pc.unique(table[name]).to_pylist():
+                        these = sizes[pc.equal(table[name], value).to_numpy()]
+                        tally.add(value, int(these.sum()), len(these))
+                yield table
 
-        count = write_documents(output / "documents.parquet", counted())
+        count = write_tables(output / "documents.parquet", counted())
         return {"documents": count, "languages": languages.rows(), "sources": sources.rows()}
 
+    def _kept_documents(self, payload: Mapping[str, Any]) -> Iterator[pa.Table]:
+        kept = load_array(payload["kept"])
+        for piece in payload["pieces"]:
+            with pq.ParquetFile(fetch(piece["file"])) as file:
+                end = piece["offset"]
+                for group in range(file.num_row_groups):
+                    begin, end = end, end + file.metadata.row_group(group).num_rows
+                    first, last = max(begin, payload["begin"]), min(end, payload["end"])
+                    if first < last and kept[first:last].any():
+                        rows = self._row_group(piece["file"]["sha256"], file, group).slice(first - begin, last - first)
+                        yield rows.filter(pa.array(kept[first:last]))
 
-def _key(data: bytes) -> npt.NDArray[np.uint64]:
-    """The first 128 bits of sha256, as two words."""
-    return np.frombuffer(hashlib.sha256(data).digest()[:16], dtype="<u8")
+    def _row_group(self, sha256: str, file: pq.ParquetFile, group: int) -> pa.Table:
+        """Row group `group` of `file`; the last one stays in memory, as the next unit often begins in it."""
+        if self._last is None or self._last[0] != (sha256, group):
+            self._last = (sha256, group), file.read_row_group(group, columns=SCHEMA.names)
+        return self._last[1]
 
 
 def _sign_units(files: Sequence[DocumentFile], rows: Sequence[int]) -> list[Unit]:
@@ -173,14 +175,6 @@ def _write_units(
         units.append(Unit(name=f"{len(units):06d}", payload=payload, weight=last - first))
         first = last
     return units
-
-
-def _kept_documents(payload: Mapping[str, Any]) -> Iterator[TextDocument]:
-    kept = load_array(payload["kept"])
-    for piece in payload["pieces"]:
-        for index, document in enumerate(read_documents(fetch(piece["file"])), piece["offset"]):
-            if payload["begin"] <= index < payload["end"] and kept[index]:
-                yield document
 
 
 def _statistics(sizes: npt.NDArray[np.int64], fates: Fates, written: Results) -> dict[str, Any]:

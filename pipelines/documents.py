@@ -13,6 +13,8 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 
+import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
@@ -81,6 +83,22 @@ def write_documents(path: Path, documents: Iterable[TextDocument]) -> int:
     return count
 
 
+def write_tables(path: Path, tables: Iterable[pa.Table]) -> int:
+    """`write_documents` of rows that are in tables, of any size and of `SCHEMA`: the bytes of the file are the same."""
+    count = 0
+    with atomic_path(path) as temporary, pq.ParquetWriter(temporary, SCHEMA, compression="zstd") as writer:
+        waiting = SCHEMA.empty_table()
+        for table in tables:
+            waiting = pa.concat_tables([waiting, table])
+            while waiting.num_rows >= ROW_GROUP:
+                writer.write_table(waiting.slice(0, ROW_GROUP).combine_chunks())
+                waiting = waiting.slice(ROW_GROUP)
+            count += table.num_rows
+        if waiting.num_rows:
+            writer.write_table(waiting.combine_chunks())
+    return count
+
+
 def read_documents(path: Path, first: int = 0, count: int | None = None) -> Iterator[TextDocument]:
     """The documents of one file in order, or `count` row groups of it from group `first` on."""
     with pq.ParquetFile(path) as file:
@@ -88,6 +106,18 @@ def read_documents(path: Path, first: int = 0, count: int | None = None) -> Iter
         for group in range(first, last):
             for row in file.read_row_group(group, columns=SCHEMA.names).to_pylist():
                 yield TextDocument(**row)
+
+
+def utf8(column: pa.ChunkedArray) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.int64]]:
+    """The bytes of a column of texts (large_string), not copied, and where each begins in them [rows + 1]."""
+    array = (
+        column.chunk(0) if column.num_chunks == 1 else pa.concat_arrays(column.chunks or [pa.array([], column.type)])
+    )
+    _, offsets, data = array.buffers()
+    if not len(array) or data is None:
+        return np.empty(0, dtype=np.uint8), np.zeros(len(array) + 1, dtype=np.int64)
+    starts = np.frombuffer(offsets, dtype=np.int64)[array.offset : array.offset + len(array) + 1]
+    return np.frombuffer(data, dtype=np.uint8), starts
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -7,6 +7,8 @@ loops; clusters are found for all documents at once.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import numpy.typing as npt
 import xxhash
@@ -50,10 +52,26 @@ class MinHasher:
         hashes: UInts = signature(data, starts, self._ngram, self._a, self._b).reshape(self._shape)
         return hashes
 
+    def keys(
+        self, data: npt.NDArray[np.uint8], starts: Ints, languages: Sequence[str]
+    ) -> tuple[npt.NDArray[np.bool_], UInts]:
+        """Which of many texts have a signature, and the `band_keys` of those [texts, bands, 2], zero of the others.
+
+        Text i is the UTF-8 in `data` from starts[i] to starts[i + 1].
+        """
+        comparable = np.zeros(len(languages), dtype=bool)
+        keys = np.zeros((len(languages), self._shape[0], 2), dtype=np.uint64)
+        for text, language in enumerate(languages):
+            signature = self.signature(data[starts[text] : starts[text + 1]].tobytes().decode(), language)
+            if signature is not None:
+                comparable[text], keys[text] = True, self.band_keys(signature)
+        return comparable, keys
+
     def band_keys(self, signature: UInts) -> UInts:
-        """128 bits a band [bands, 2] that are equal where, for all that chance allows, the band's hashes are."""
-        digests = b"".join(xxhash.xxh3_128_digest(band.tobytes()) for band in signature)
-        return np.frombuffer(digests, dtype="<u8").reshape(-1, 2).astype(np.uint64)
+        """128 bits a band [..., bands, 2] that are equal where, for all that chance allows, the band's hashes are."""
+        data, size = signature.tobytes(), 8 * self._shape[1]
+        digests = b"".join([xxhash.xxh3_128_digest(data[at : at + size]) for at in range(0, len(data), size)])
+        return np.frombuffer(digests, dtype="<u8").reshape(*signature.shape[:-1], 2).astype(np.uint64)
 
 
 def first_of_each(keys: UInts) -> Ints:

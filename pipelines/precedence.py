@@ -6,7 +6,10 @@ import math
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 
-from pipelines.documents import TextDocument
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
 
 
 def moment(date: str) -> float:
@@ -18,10 +21,12 @@ def moment(date: str) -> float:
     return (value if value.tzinfo else value.replace(tzinfo=UTC)).timestamp()
 
 
-PRECEDENCE: Mapping[str, Callable[[TextDocument], float]] = {
-    "first": lambda document: 0.0,
-    "oldest": lambda document: moment(document.date),
-    "longest": lambda document: -float(len(document.text)),
-    "quality": lambda document: -document.quality,
+Numbers = npt.NDArray[np.float64]
+
+PRECEDENCE: Mapping[str, Callable[[pa.Table], Numbers]] = {
+    "first": lambda documents: np.zeros(documents.num_rows),
+    "oldest": lambda documents: np.array([moment(date) for date in documents["date"].to_pylist()], dtype=np.float64),
+    "longest": lambda documents: -pc.utf8_length(documents["text"]).to_numpy().astype(np.float64),
+    "quality": lambda documents: -documents["quality"].to_numpy(),
 }
-"""By `data.deduplicate.keep`; the order of the documents decides between equal numbers."""
+"""By `data.deduplicate.keep`, of the rows of a table; the order of the documents decides between equal numbers."""

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import itertools
 import shutil
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from text_bench import Bench
@@ -19,7 +22,9 @@ from pipelines.documents import (
     document_id,
     read_documents,
     row_groups,
+    utf8,
     write_documents,
+    write_tables,
 )
 
 
@@ -50,6 +55,30 @@ def test_bytes_depend_on_the_documents_alone(tmp_path: Path) -> None:
     for name in ("a", "b"):
         write_documents(tmp_path / name, iter(documents(50)))
     assert sha256_file(tmp_path / "a") == sha256_file(tmp_path / "b")
+
+
+def test_tables_are_written_as_the_documents_would_be(tmp_path: Path) -> None:
+    whole = documents(2 * ROW_GROUP + 500)
+    write_documents(tmp_path / "whole", whole)
+    kept = np.random.default_rng(0).random(len(whole)) < 0.7
+    with pq.ParquetFile(tmp_path / "whole") as file:
+        groups = [file.read_row_group(group) for group in range(file.num_row_groups)]
+    masks = (kept[at : at + ROW_GROUP] for at in range(0, len(kept), ROW_GROUP))
+    tables = [group.filter(pa.array(mask)) for group, mask in zip(groups, masks, strict=True)]
+    assert write_tables(tmp_path / "tables", tables) == kept.sum()
+    write_documents(tmp_path / "documents", itertools.compress(whole, kept))
+    assert sha256_file(tmp_path / "tables") == sha256_file(tmp_path / "documents")
+    assert write_tables(tmp_path / "none", []) == write_documents(tmp_path / "no-documents", []) == 0
+    assert sha256_file(tmp_path / "none") == sha256_file(tmp_path / "no-documents")
+
+
+def test_utf8_of_a_column() -> None:
+    texts = ["naïve", "", "漢字", "b"]
+    column = pa.chunked_array([texts[:1], texts[1:]], pa.large_string())
+    for part in (column, column.slice(1, 2), column.slice(4), column.chunk(1).slice(1), column.slice(0, 0)):
+        part = part if isinstance(part, pa.ChunkedArray) else pa.chunked_array([part])
+        data, starts = utf8(part)
+        assert [data[a:b].tobytes().decode() for a, b in itertools.pairwise(starts)] == part.to_pylist()
 
 
 def test_a_failed_write_leaves_what_was_there(tmp_path: Path) -> None:
