@@ -18,13 +18,14 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 from unittest import mock
 
-from illada.artifacts import Artifact, Attempt, Folder, NoProgress, Progress, StageIdentity, Store, sha256_file
+from in_process import InProcess
+
+from illada.artifacts import Artifact, Attempt, NoProgress, StageIdentity, Store
 from illada.config import DataPlacement, Substrings
 from pipelines.documents import TextDocument, document_files, document_id, read_documents, write_documents
-from pipelines.pool import Unit, UnitResult, Worker
 from pipelines.substrings import substrings
 
 GRADES = (0.5, 0.9, 1.0, 1.1, 2.0, 5.0)
@@ -47,30 +48,6 @@ def main() -> None:
         after["bytes_ratio"] = round(after["megabytes"] / before["megabytes"], 2)
         after["seconds_ratio"] = round(after["cpu_seconds"] / before["cpu_seconds"], 2)
     print(json.dumps({"length": config.length, "runs": rows}, indent=1))
-
-
-class InProcess:
-    """In place of the actor pool: one worker in this process."""
-
-    def __init__(self, factory: Callable[[], Worker], placement: DataPlacement) -> None:
-        self._worker = factory()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        """Nothing to end."""
-
-    def run(self, units: Sequence[Unit], work: Folder, progress: Progress, measure: str) -> list[UnitResult]:
-        """What the stage asks of `ActorPool.run`."""
-        results = []
-        for unit in units:
-            output = Path((work / unit.name).url)
-            output.mkdir(parents=True)
-            statistics = self._worker.run(unit, output)
-            files = {path.name: sha256_file(path) for path in output.iterdir()}
-            results.append(UnitResult(name=unit.name, folder=work / unit.name, files=files, statistics=statistics))
-        return results
 
 
 def measure(store: Store, config: Substrings, files: Sequence[Path], megabytes: float) -> dict[str, Any]:

@@ -14,20 +14,18 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from datatrove.data import Document
-
 from illada.artifacts import Artifact, Attempt, Progress, write_json
 from illada.config import DataPlacement, Decontaminate
 from pipelines.benchmarks import Item, removal_identity
 from pipelines.cutting import BenchmarkFilter, Cut
 from pipelines.decontaminate import EXAMPLES, REPORT, by_benchmark, first_examples, found_items, indexed_items
-from pipelines.documents import TextDocument, document_files, read_documents, row_groups, write_documents
+from pipelines.documents import TextDocument, document_files, read_documents, row_groups
 from pipelines.funnel import Tally, main_losses, merge
 from pipelines.ngrams import NgramIndex
 from pipelines.pool import Results, Unit, run_units
 from pipelines.recorder import Recorder
-from pipelines.rejected import write_rejected
 from pipelines.shared import Reference, fetch
+from pipelines.step_output import to_datatrove, write_step
 
 CLEAN = "decontaminate-documents"
 DECONTAMINATE_DOCUMENTS_VERSION = 1
@@ -91,7 +89,6 @@ class CutWorker:
     def run(self, unit: Unit, output: Path) -> dict[str, Any]:
         """`documents.parquet`, `rejected.parquet` (a sample) and `found.json` (numbers of items); returns counts."""
         recorder = Recorder([_STEP], unit.name, _REJECTED_SAMPLE)
-        languages, sources = Tally(), Tally()
         counts, touched, shown = Counter[str](), Counter[str](), Counter[str]()
         found: set[int] = set()
         examples: list[dict[str, Any]] = []
@@ -99,8 +96,7 @@ class CutWorker:
 
         def kept() -> Iterator[TextDocument]:
             for text in recorder.funnel.reading(_STEP, texts):
-                row = {key: getattr(text, key) for key in ("url", "source", "language")}
-                document = Document(text=text.text, id=text.id, metadata=row)
+                document = to_datatrove(text)
                 verdict = self._filter.filter(document)
                 if self._filter.grams:
                     owners = self._index.owners_of(list(dict.fromkeys(self._filter.grams)))
@@ -118,19 +114,12 @@ class CutWorker:
                     counts["cuts"] += len(self._filter.cuts)
                     counts["cut_characters"] += len(text.text) - len(document.text)
                     text = replace(text, text=document.text)
-                languages.add(text.language, text.bytes)
-                sources.add(text.source, text.bytes)
                 yield text
 
-        count = write_documents(output / "documents.parquet", recorder.funnel.kept(_STEP, kept()))
-        write_rejected(output / "rejected.parquet", recorder.rejected)
+        written = write_step(output, _STEP, kept(), recorder)
         write_json(output / "found.json", sorted(found))
         return {
-            "documents": count,
-            "rejected": len(recorder.rejected),
-            "funnel": recorder.funnel.rows(),
-            "languages": languages.rows(),
-            "sources": sources.rows(),
+            **written,
             "counts": {name: counts[name] for name in _COUNTS},
             "touched": dict(touched),
             "examples": examples,

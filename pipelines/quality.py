@@ -19,12 +19,11 @@ import numpy.typing as npt
 
 from illada.artifacts import Artifact, ArtifactError, Attempt, Progress, sha256_file
 from illada.config import DataPlacement, Quality
-from pipelines.documents import DocumentFile, document_files, read_documents, row_groups, write_documents
+from pipelines.documents import DocumentFile, document_files, read_documents, row_groups
 from pipelines.funnel import Tally, merge
 from pipelines.languages import is_code
 from pipelines.pool import ActorPool, Results, Unit
 from pipelines.quality_model import MODEL
-from pipelines.rejected import write_rejected
 from pipelines.shared import Reference, fetch, load_array, reference, share_array
 
 QUALITY_VERSION = 1
@@ -127,13 +126,11 @@ class QualityWorker:
 
     def _write(self, unit: Unit, output: Path) -> dict[str, Any]:
         """`documents.parquet` and a sample in `rejected.parquet`; returns their counts, funnel and distributions."""
-        from datatrove.data import Document
-
         from pipelines.recorder import Recorder
+        from pipelines.step_output import to_datatrove, write_step
 
         payload = unit.payload
         recorder = Recorder([_STEP], unit.name, self._config.rejected_sample)
-        languages, sources = Tally(), Tally()
         distributions = {name: _Distribution() for name in ("languages", "sources")}
         scores = load_array(payload["scores"])[payload["begin"] :]
         thresholds = payload["thresholds"]
@@ -147,22 +144,13 @@ class QualityWorker:
                     distributions["languages"].add(text.language, score, good)
                     distributions["sources"].add(text.source, score, good)
                     if not good:
-                        row = {key: getattr(text, key) for key in ("url", "source", "language")}
-                        recorder.reject(_STEP, Document(text=text.text, id=text.id, metadata=row), "low_quality")
+                        recorder.reject(_STEP, to_datatrove(text), "low_quality")
                         continue
                     text = replace(text, quality=score)
-                languages.add(text.language, text.bytes)
-                sources.add(text.source, text.bytes)
                 yield text
 
-        count = write_documents(output / "documents.parquet", recorder.funnel.kept(_STEP, kept()))
-        write_rejected(output / "rejected.parquet", recorder.rejected)
         return {
-            "documents": count,
-            "rejected": len(recorder.rejected),
-            "funnel": recorder.funnel.rows(),
-            "languages": languages.rows(),
-            "sources": sources.rows(),
+            **write_step(output, _STEP, kept(), recorder),
             "scores": {name: distribution.rows() for name, distribution in distributions.items()},
         }
 

@@ -11,18 +11,16 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pyarrow.parquet as pq
-from datatrove.data import Document
 
 from illada.artifacts import Folder
 from illada.config import Substrings
-from pipelines.documents import TextDocument, read_documents, write_documents
+from pipelines.documents import TextDocument, read_documents
 from pipelines.exchange import UInts, part_of, read_parts, write_parts
-from pipelines.funnel import Tally
 from pipelines.pool import Unit, UnitResult
 from pipelines.recorder import Recorder
-from pipelines.rejected import write_rejected
 from pipelines.shared import fetch
 from pipelines.spans import marked_spans, whole_words, without_spans
+from pipelines.step_output import to_datatrove, write_step
 from pipelines.suffix_array import Bytes, first_windows
 from pipelines.window_kernels import covered, least_within, window_hashes
 
@@ -124,7 +122,6 @@ class SubstringsWorker:
         if "later" in payload:
             marks[read_parts(_folders(payload["later"]), "later.rows", payload["number"], 1)[:, 0]] = True
         recorder = Recorder(["substrings"], payload["file"]["url"], _REJECTED_SAMPLE)
-        languages, sources = Tally(), Tally()
         counts = dict.fromkeys(("cut_documents", "cuts", "cut_bytes"), 0)
 
         def kept() -> Iterator[TextDocument]:
@@ -135,25 +132,11 @@ class SubstringsWorker:
                 at += len(data)
                 text = self._without(data, repeated, counts)
                 if text is None:
-                    row = {key: getattr(document, key) for key in ("url", "source", "language")}
-                    whole = Document(text=document.text, id=document.id, metadata=row)
-                    recorder.reject("substrings", whole, "repeated")
+                    recorder.reject("substrings", to_datatrove(document), "repeated")
                     continue
-                result = document if text == data else replace(document, text=text.decode())
-                languages.add(result.language, len(text))
-                sources.add(result.source, len(text))
-                yield result
+                yield document if text == data else replace(document, text=text.decode())
 
-        count = write_documents(output / "documents.parquet", recorder.funnel.kept("substrings", kept()))
-        write_rejected(output / "rejected.parquet", recorder.rejected)
-        return {
-            "documents": count,
-            "rejected": len(recorder.rejected),
-            "funnel": recorder.funnel.rows(),
-            "languages": languages.rows(),
-            "sources": sources.rows(),
-            **counts,
-        }
+        return {**write_step(output, "substrings", kept(), recorder), **counts}
 
     def _without(self, data: bytes, repeated: Mask, counts: dict[str, int]) -> bytes | None:
         """What stays of a document, None when it is to be dropped."""
