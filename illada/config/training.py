@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Literal, Self
+from typing import Any, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import Field, SerializerFunctionWrapHandler, model_serializer, model_validator
 
 from illada.config.base import Config
 
@@ -13,12 +13,20 @@ class Objective(Config):
     """Masked diffusion (LLaDA, arXiv 2502.09992, eq. 3): t ~ U(0,1), p = (1 - eps) t + eps, cross-entropy / p.
 
     `random_split` is the probability that a window is cut at a random position into two segments which attend only
-    within themselves (iLLaDA's random length).
+    within themselves (iLLaDA's random length). `levels` says how t is drawn: for each window on its own, as published,
+    or spread evenly over the windows of a global step, which has the same expectation and varies less.
     """
 
     kind: Literal["masked"] = "masked"
     eps: float = Field(default=1e-3, gt=0, lt=1)
     random_split: float = Field(default=0.3, ge=0, le=1)
+    levels: Literal["independent", "stratified"] = "independent"
+
+    @model_serializer(mode="wrap")
+    def _what_differs(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """As published, an objective stays the one it was before there was a choice."""
+        fields: dict[str, Any] = handler(self)
+        return {name: value for name, value in fields.items() if name != "levels" or value != "independent"}
 
 
 class Optimizer(Config):

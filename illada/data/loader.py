@@ -1,4 +1,4 @@
-"""Batches as pure functions of the step: order from a seeded permutation, noise from the window id.
+"""Batches as pure functions of the step: order from a seeded permutation, noise from the window id (and the step).
 
 There is no rank anywhere: a rank asks for the rows it needs of a global step, so any layout sees the same batches, and
 a resume is the next step's number. Epochs follow each other without a gap: each is a new order of all windows, and
@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from illada.config import Objective
-from illada.data.noise import batch_noise
+from illada.data.noise import batch_noise, stratified_levels
 from illada.data.permutation import Permutation
 from illada.data.windows import Windows
 
@@ -93,7 +93,8 @@ class Loader:
         tokens = np.empty((count, self.windows.length), dtype=np.int64)
         for row, window_id in zip(tokens, window_ids.tolist(), strict=True):
             row[:] = self.windows[window_id]
-        return Batch(window_ids=window_ids, epochs=epochs, tokens=tokens, **self._noise(epochs, window_ids))
+        levels = self._levels(step, first, count)
+        return Batch(window_ids=window_ids, epochs=epochs, tokens=tokens, **self._noise(epochs, window_ids, levels))
 
     def _rows(self, rows: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """Epochs and window ids of rows, which are counted from 0 over all steps."""
@@ -101,7 +102,15 @@ class Loader:
         ids = [self._order(int(epoch)).take(places[epochs == epoch]) for epoch in np.unique(epochs)]
         return epochs, np.concatenate(ids)
 
-    def _noise(self, epochs: NDArray[np.int64], window_ids: NDArray[np.int64]) -> dict[str, NDArray[Any]]:
+    def _levels(self, step: int, first: int, count: int) -> NDArray[np.float64] | None:
+        """Levels of rows of a step, [2, count]; None where each window draws its own."""
+        if self.objective.levels == "independent":
+            return None
+        return stratified_levels(self.seed, step, first, count, self.global_batch, domain=self.domain)
+
+    def _noise(
+        self, epochs: NDArray[np.int64], window_ids: NDArray[np.int64], levels: NDArray[np.float64] | None
+    ) -> dict[str, NDArray[Any]]:
         """The noise of windows, each at an epoch: mask, weight, level, boundaries."""
         found: dict[str, NDArray[Any]] = {}
         for epoch in np.unique(epochs):
@@ -114,6 +123,7 @@ class Loader:
                 self.objective.eps,
                 self.objective.random_split,
                 domain=self.domain,
+                levels=None if levels is None else levels[:, chosen],
             )
             for name in ("mask", "weight", "level", "boundaries"):
                 part = getattr(noise, name)

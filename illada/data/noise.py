@@ -7,6 +7,9 @@ with probability `random_split` a window is cut at a random position into two se
 The generator is Philox4x64-10 (Salmon et al., "Parallel random numbers: as easy as 1, 2, 3", SC 2011), counter-based:
 the key is (seed, domain) and the counter (block, window id, epoch, 0), so no two windows ever share a number. Only its
 raw 64-bit output is used, which numpy guarantees, never the floating-point streams, which it does not.
+
+Where levels are stratified (`stratified_levels`) t is a function of the step and the row's place in its global batch
+instead; the rest stays the window's.
 """
 
 from __future__ import annotations
@@ -18,6 +21,8 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
+
+from illada.data.permutation import Permutation
 
 _DECISIONS = 4  # numbers drawn before the positions': split or not, where, t of the first and of the second segment
 
@@ -56,23 +61,21 @@ def batch_noise(
     random_split: float,
     *,
     domain: str = "train",
+    levels: NDArray[np.float64] | None = None,
 ) -> WindowNoise:
     """Noise of several windows at once, arrays with a leading batch axis; row i depends on window_ids[i] alone.
+
+    With `levels`, [2, len(window_ids)] in [0, 1), these are t of the first and of the second segment of each row.
 
     Raises:
         ValueError: a seed outside [0, 2**64), a negative epoch or window id, a length below 1.
     """
-    if not 0 <= seed < 2**64:
-        raise ValueError(f"seed {seed}: must be in [0, 2**64)")
-    if epoch < 0 or length < 1 or any(window_id < 0 for window_id in window_ids):
-        raise ValueError(f"epoch {epoch} and window ids must not be negative, length {length} must be positive")
-    key = np.array([seed, _stream(domain)], dtype=np.uint64)
-    uniform = np.empty((len(window_ids), _DECISIONS + length))
-    for row, window_id in zip(uniform, window_ids, strict=True):
-        philox = np.random.Philox(key=key, counter=np.array([0, window_id, epoch, 0], dtype=np.uint64))
-        np.multiply(philox.random_raw(len(row)) >> np.uint64(11), 2.0**-53, out=row)  # 53 bits: [0, 1)
-
+    if length < 1:
+        raise ValueError(f"length {length} must be positive")
+    uniform = uniforms(seed, epoch, window_ids, _DECISIONS + length, domain=domain)
     split, place, first, second = uniform[:, :_DECISIONS].T
+    if levels is not None:
+        first, second = levels
     cut = np.where((split < random_split) & (length > 1), 1 + (place * (length - 1)).astype(np.int64), length)
     boundaries = np.stack([np.zeros_like(cut), cut, np.full_like(cut, length)], axis=1).astype(np.int32)
     level = np.where(np.arange(length) < cut[:, None], first[:, None], second[:, None])
@@ -82,6 +85,45 @@ def batch_noise(
     return WindowNoise(
         boundaries=boundaries, mask=mask, weight=weight.astype(np.float32), level=level.astype(np.float32)
     )
+
+
+def uniforms(
+    seed: int, epoch: int, window_ids: Sequence[int] | NDArray[np.int64], count: int, *, domain: str
+) -> NDArray[np.float64]:
+    """`count` numbers of [0, 1) for each window, [len(window_ids), count]; of a lower count these are the first ones.
+
+    Raises:
+        ValueError: a seed outside [0, 2**64), a negative epoch or window id.
+    """
+    if not 0 <= seed < 2**64:
+        raise ValueError(f"seed {seed}: must be in [0, 2**64)")
+    if epoch < 0 or any(window_id < 0 for window_id in window_ids):
+        raise ValueError(f"epoch {epoch} and window ids must not be negative")
+    key = np.array([seed, _stream(domain)], dtype=np.uint64)
+    uniform = np.empty((len(window_ids), count))
+    for row, window_id in zip(uniform, window_ids, strict=True):
+        philox = np.random.Philox(key=key, counter=np.array([0, window_id, epoch, 0], dtype=np.uint64))
+        np.multiply(philox.random_raw(len(row)) >> np.uint64(11), 2.0**-53, out=row)  # 53 bits: [0, 1)
+    return uniform
+
+
+def stratified_levels(
+    seed: int, step: int, first: int, count: int, global_batch: int, *, domain: str = "train"
+) -> NDArray[np.float64]:
+    """Levels t of rows first..first+count of a global step, [2, count]: of first and second segments.
+
+    t_i = (u + pi(i) / B) mod 1 over the B rows of the step, u ~ U(0, 1) and pi a permutation, both of (seed, step) and
+    different for the two segments: every t_i is uniform, and each interval [k / B, (k + 1) / B) has exactly one of
+    them. It is the low-discrepancy sampler of variational diffusion models (Kingma et al., arXiv 2107.00630),
+    taken by MDLM (arXiv 2406.07524) to masked diffusion, over the whole step instead of a device's part of it.
+    """
+    rows = np.arange(first, first + count)
+    offsets = uniforms(seed, 0, [step], 2, domain=f"{domain}/levels")[0]
+    places = [
+        Permutation(global_batch, seed, step, domain=f"{domain}/levels/{segment}").take(rows) for segment in (0, 1)
+    ]
+    levels: NDArray[np.float64] = (offsets[:, None] + np.stack(places) / global_batch) % 1.0
+    return levels
 
 
 @functools.lru_cache(maxsize=64)

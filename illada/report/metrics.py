@@ -28,6 +28,7 @@ class Point:
     last: float
     figures: dict[str, float | None]
     by_noise: tuple[float | None, ...]
+    loss_by_noise: tuple[float | None, ...]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -114,12 +115,23 @@ def _mean(rows: Sequence[dict[str, Any]]) -> Point:
         first=number(rows[0].get("step")) or 0.0,
         last=number(rows[-1].get("step")) or 0.0,
         figures={name: _average([row.get(name) for row in rows]) for name in _FIGURES},
-        by_noise=tuple(_average([_level(row, level) for row in rows]) for level in range(LEVELS)),
+        by_noise=tuple(_average([_level(row, "by_noise", level) for row in rows]) for level in range(LEVELS)),
+        loss_by_noise=tuple(_loss(rows, level) for level in range(LEVELS)),
     )
 
 
-def _level(row: dict[str, Any], level: int) -> Any:
-    values = row.get("by_noise")
+def _loss(rows: Sequence[dict[str, Any]], level: int) -> float | None:
+    """Mean loss of the positions at a noise level, those of all rows alike."""
+    total = positions = 0.0
+    for row in rows:
+        loss, count = (number(_level(row, name, level)) for name in ("loss_by_noise", "positions_by_noise"))
+        if loss is not None and count is not None:
+            total, positions = total + loss * count, positions + count
+    return total / positions if positions else None
+
+
+def _level(row: dict[str, Any], name: str, level: int) -> Any:
+    values = row.get(name)
     return values[level] if isinstance(values, list) and level < len(values) else None
 
 

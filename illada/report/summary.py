@@ -22,7 +22,8 @@ def summarise(view: RunView, *, release: str | None, report: str | None) -> dict
         run, state, release, report, seconds (by stage, spent in this run), held_out (before_sft and after_sft: nats per
         token and per byte with standard errors, bits per byte, and what they were measured on), gates (what each found,
         its outcome and its waiver), samples (of the fine-tuned model, of the base model while there is no other),
-        tokens (of the training split), parameters, documents, mixture (of pretraining, by source and language: tokens
+        loss_by_noise (of each training stage, its last ten steps by tenths of t), tokens (of the training split),
+        parameters, documents, mixture (of pretraining, by source and language: tokens
         there are, planned, achieved, and epochs).
     """
     return {
@@ -40,6 +41,11 @@ def summarise(view: RunView, *, release: str | None, report: str | None) -> dict
             {"prompt": pair.prompt, "text": pair.after if pair.after is not None else pair.before}
             for pair in samples(view)
         ],
+        "loss_by_noise": {
+            name: pick(view.artifact(name), "final_loss_by_noise")
+            for name in ("pretrain", "sft")
+            if view.artifact(name)
+        },
         "tokens": _whole(train_tokens(view)),
         "parameters": _whole(parameter_count(view)),
         "documents": _whole(documents_kept(view)),

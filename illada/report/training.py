@@ -1,4 +1,4 @@
-"""The charts of one training stage: loss, loss by noise level, learning rate, gradient norm, throughput."""
+"""The charts of one training stage: loss, the same by noise level, learning rate, gradient norm, throughput."""
 
 from __future__ import annotations
 
@@ -47,13 +47,10 @@ def draw_training(artifact: Artifact, vocabulary: int | None) -> TrainingCharts:
     raw = _column(points, "loss")
     smoothed = smooth(raw, reach)
     levels = [smooth([point.by_noise[level] for point in points], reach) for level in range(LEVELS)]
+    weighted = [smooth([point.loss_by_noise[level] for point in points], reach) for level in range(LEVELS)]
     loss = [
         Line(points=_over(points, raw), label="loss of each step", style="raw"),
         Line(points=_over(points, smoothed), label="moving mean", style="mean"),
-    ]
-    noise = [
-        Line(points=_over(points, values), label=f"noise level {_level(index)}", style=f"n{index}")
-        for index, values in enumerate(levels)
     ]
     low, high = span(loss[:1], 0.01)
     return TrainingCharts(
@@ -69,18 +66,11 @@ def draw_training(artifact: Artifact, vocabulary: int | None) -> TrainingCharts:
             guide=_uniform(vocabulary),
             hovers=_hovers(points, lambda i: f"loss {_value(raw[i])}, mean {_value(smoothed[i])}"),
         ),
-        by_noise=line_chart(
-            name=f"{name}-noise",
-            title=f"{name}: cross-entropy by noise level over steps",
-            unit="nats per masked token",
-            lines=noise,
-            y_range=span(noise),
-            y_format=_short,
-            hovers=_hovers(
-                points, lambda i: "\n".join(f"{_level(k)}: {_value(values[i])}" for k, values in enumerate(levels))
-            ),
-        ),
-        small=[_small(name, points, markers, *chart, reach) for chart in _SMALL],
+        by_noise=_noise_chart(name, "cross-entropy", "nats per masked token", points, levels),
+        small=[
+            _noise_chart(name, "loss", "loss by noise level, nats per token", points, weighted, width=380, height=220),
+            *(_small(name, points, markers, *chart, reach) for chart in _SMALL),
+        ],
         checkpoints=len(checkpoints),
         restarts=len(restarts),
         skipped=record.skipped,
@@ -96,6 +86,34 @@ _SMALL = (
     ("grad_norm", "gradient norm", "gradient norm, before clipping", True),
     ("tokens_per_second", "throughput", "tokens per second", True),
 )
+
+
+def _noise_chart(
+    name: str,
+    figure: str,
+    unit: str,
+    points: Sequence[Point],
+    levels: Sequence[Sequence[float | None]],
+    width: int = 580,
+    height: int = 300,
+) -> Markup:
+    lines = [
+        Line(points=_over(points, values), label=f"noise level {_level(index)}", style=f"n{index}")
+        for index, values in enumerate(levels)
+    ]
+    return line_chart(
+        name=f"{name}-noise-{figure}",
+        title=f"{name}: {figure} by noise level over steps",
+        unit=unit,
+        lines=lines,
+        y_range=span(lines, 0.01),
+        y_format=_short,
+        hovers=_hovers(
+            points, lambda i: "\n".join(f"{_level(k)}: {_value(values[i])}" for k, values in enumerate(levels))
+        ),
+        width=width,
+        height=height,
+    )
 
 
 def _small(

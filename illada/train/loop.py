@@ -238,10 +238,9 @@ class _Stepper:
             output = model(corrupt(micro.tokens, micro.mask, MASK_ID), micro.boundaries, micro.tokens, micro.mask)
 
             def loss(cross_entropy: Tensor) -> tuple[Tensor, dict[str, Any]]:
-                weight, level = micro.weight[micro.mask], micro.level[micro.mask]
                 if counted:
-                    add_micro_batch(sums, cross_entropy, weight, level, micro.tokens.numel())
-                return weighted_loss(cross_entropy, weight, micro.tokens.numel()), {}
+                    add_micro_batch(sums, cross_entropy, micro.weight, micro.level, micro.mask)
+                return weighted_loss(cross_entropy, micro.weight[micro.mask], micro.tokens.numel()), {}
 
             return output, loss
 

@@ -8,6 +8,8 @@ A row of `metrics.jsonl` is one update:
     lr, grad_norm     of this update; the norm is before clipping
     masked_fraction   masked positions over all positions
     by_noise          mean unweighted cross-entropy by noise level t in tenths, null where nothing fell
+    loss_by_noise     the loss of each tenth's positions alone, null where there are none (nats)
+    positions_by_noise  how many these are, masked or not: the mean of `loss_by_noise`, so weighted, is `loss`
     tokens            tokens seen so far
     seconds           of this step alone; `tokens_per_second` follows from it
 
@@ -30,29 +32,34 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 NOISE_BUCKETS = 10
-SUMS = 3 + 2 * NOISE_BUCKETS
+SUMS = 3 + 4 * NOISE_BUCKETS
 METRICS = "metrics.jsonl"
 _PART_BYTES = 1 << 18
 _PART_SECONDS = 5.0
 
 
-def add_micro_batch(sums: Tensor, cross_entropy: Tensor, weight: Tensor, level: Tensor, tokens: int) -> None:
-    """Add one micro-batch to `sums`, float64 [SUMS or more]: summable over ranks, and read by `step_row`.
+def add_micro_batch(sums: Tensor, cross_entropy: Tensor, weight: Tensor, level: Tensor, mask: Tensor) -> None:
+    """Add one micro-batch of n tokens to `sums`, float64 [SUMS or more]: summable over ranks, read by `step_row`.
 
     Args:
         sums: changed in place; what follows the first SUMS elements is left alone.
-        cross_entropy: float32 [n] nats of the masked positions.
-        weight: float32 [n], 1 / q of each.
-        level: float32 [n], the noise level t of each.
-        tokens: positions of the micro-batch, masked or not.
+        cross_entropy: float32 [masked] nats of the masked positions, in the order of `mask`.
+        weight: float32 [b, s], 1 / q where masked.
+        level: float32 [b, s], the noise level t.
+        mask: bool [b, s].
     """
     nats = cross_entropy.detach().double()
+    weighted = nats * weight[mask].double()
     bucket = (level * NOISE_BUCKETS).long().clamp_(max=NOISE_BUCKETS - 1)
-    sums[0] += (nats * weight.double()).sum()
+    masked = bucket[mask]
+    sums[0] += weighted.sum()
     sums[1] += nats.numel()
-    sums[2] += tokens
-    sums[3 : 3 + NOISE_BUCKETS].index_add_(0, bucket, nats)
-    sums[3 + NOISE_BUCKETS : SUMS].index_add_(0, bucket, nats.new_ones(()).expand_as(nats))
+    sums[2] += mask.numel()
+    by_noise = sums[3:SUMS].view(4, NOISE_BUCKETS)
+    by_noise[0].index_add_(0, masked, nats)
+    by_noise[1].index_add_(0, masked, nats.new_ones(()).expand_as(nats))
+    by_noise[2].index_add_(0, masked, weighted)
+    by_noise[3].index_add_(0, bucket.flatten(), nats.new_ones(()).expand(bucket.numel()))
 
 
 def step_row(
@@ -60,7 +67,7 @@ def step_row(
 ) -> dict[str, Any]:
     """The row of one step from its reduced sums; `tokens` counts all tokens seen so far, this step's included."""
     weighted, masked, positions = sums[:3]
-    by_bucket = zip(sums[3 : 3 + NOISE_BUCKETS], sums[3 + NOISE_BUCKETS :], strict=True)
+    nats, counts, parts, sizes = (sums[3 + k * NOISE_BUCKETS : 3 + (k + 1) * NOISE_BUCKETS] for k in range(4))
     row: dict[str, Any] = {
         "step": step,
         "epoch": epoch,
@@ -68,7 +75,9 @@ def step_row(
         "lr": lr,
         "grad_norm": _number(grad_norm),
         "masked_fraction": masked / positions,
-        "by_noise": [_number(nats / count) if count else None for nats, count in by_bucket],
+        "by_noise": _means(nats, counts),
+        "loss_by_noise": _means(parts, sizes),
+        "positions_by_noise": [int(size) for size in sizes],
         "tokens": tokens,
         "tokens_per_second": positions / seconds,
         "seconds": seconds,
@@ -76,6 +85,16 @@ def step_row(
     if row["loss"] is None or row["grad_norm"] is None:
         row["skipped"] = True
     return row
+
+
+def mean_loss_by_noise(rows: Sequence[Mapping[str, Any]]) -> list[float | None]:
+    """`loss_by_noise` of several rows together, which are of used updates."""
+    totals = [0.0] * (2 * NOISE_BUCKETS)
+    for row in rows:
+        for bucket, (loss, count) in enumerate(zip(row["loss_by_noise"], row["positions_by_noise"], strict=True)):
+            totals[bucket] += (loss or 0.0) * count
+            totals[NOISE_BUCKETS + bucket] += count
+    return _means(totals[:NOISE_BUCKETS], totals[NOISE_BUCKETS:])
 
 
 def drop_rows(work: Folder, step: int) -> None:
@@ -142,6 +161,10 @@ def read_rows(work: Folder, name: str) -> list[dict[str, Any]]:
 
 def _line(row: Mapping[str, Any]) -> str:
     return json.dumps(row, allow_nan=False)
+
+
+def _means(sums: Sequence[float], counts: Sequence[float]) -> list[float | None]:
+    return [_number(total / count) if count else None for total, count in zip(sums, counts, strict=True)]
 
 
 def _number(value: float) -> float | None:

@@ -22,9 +22,9 @@ from illada.train.events import EVENTS, EventCount
 from illada.train.goodput import Goodput
 from illada.train.inherit import inherit
 from illada.train.job import Job
-from illada.train.metrics import METRICS, drop_rows, read_rows
+from illada.train.metrics import METRICS, drop_rows, mean_loss_by_noise, read_rows
 
-TRAIN_VERSION = 1
+TRAIN_VERSION = 2
 TRAININGS = ("pretrain", "sft")
 """Names of the stages that train."""
 IDENTITY = "identity.json"
@@ -55,15 +55,16 @@ def train(
         initial: a `checkpoint` folder to take weights from; None starts from initial ones.
         attempt: its output receives `checkpoint/`, `metrics.jsonl` and `events.jsonl`.
         placement: layout and resources; a change of it between attempts is fine.
-        progress: receives steps, loss, lr, grad_norm, tokens, tokens_per_second, goodput and restarts about twice
-            a second.
+        progress: receives steps, loss, lr, grad_norm, tokens, tokens_per_second, goodput, restarts, and loss_t0 to
+            loss_t9 (of the last step that had windows in this tenth of t) about twice a second.
         mixture: what part of the tokens each source and language gives; None takes all windows alike.
 
     Returns:
-        steps, tokens, epochs, final_loss (mean of the last ten steps), parameters, seconds_training (of steps alone),
-        tokens_per_second, restarts, skipped, checkpoints (the steps at which one was published); on snapshots of a
-        corpus `snapshots`: each with the step from which on it was used; and where the decay began otherwise than as
-        planned `decay`: the step it began after, and why. Of a mixture `mixture`: see `MixtureLoader.table`.
+        steps, tokens, epochs, final_loss (mean of the last ten steps), final_loss_by_noise (of the same by tenths of t,
+        null where there was none), parameters, seconds_training (of steps alone), tokens_per_second, restarts, skipped,
+        checkpoints (the steps at which one was published); on snapshots of a corpus `snapshots`: each with the step
+        from which on it was used; and where the decay began otherwise than as planned `decay`: the step it began after,
+        and why. Of a mixture `mixture`: see `MixtureLoader.table`.
 
     Raises:
         ConfigError: data, model and layout do not fit together.
@@ -120,6 +121,7 @@ def train(
         "tokens": tokens,
         "epochs": loader.epochs(total_steps),
         "final_loss": sum(last) / len(last) if last else None,
+        "final_loss_by_noise": mean_loss_by_noise(made[-_LAST_STEPS:]),
         "parameters": parameters(model).total,
         "seconds_training": seconds,
         "tokens_per_second": tokens / seconds,
@@ -164,11 +166,16 @@ def _run_ranks(job: Job, scratch: Path, done: int, total_steps: int, progress: P
                 total_steps = row["total_steps"]
                 progress.start(total_steps, "steps")
             skipped = row.get("skipped", False)
-            figures = {"lr": row["lr"]} if skipped else {name: row[name] for name in _FIGURES}
+            figures = {"lr": row["lr"]} if skipped else {name: row[name] for name in _FIGURES} | _by_noise(row)
             useful = goodput.observe(row["step"], 0.0 if skipped else row["seconds"])
             progress.update(row["step"], **figures, goodput=useful, restarts=restarts())
     finally:
         ranks.stop()
+
+
+def _by_noise(row: Mapping[str, Any]) -> dict[str, float]:
+    """Loss by noise level as figures loss_t0 to loss_t9, one a tenth of t; without those the step had nothing of."""
+    return {f"loss_t{tenth}": loss for tenth, loss in enumerate(row["loss_by_noise"]) if loss is not None}
 
 
 def _starting(job: Job) -> str:

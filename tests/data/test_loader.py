@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from illada.config import Objective
 from illada.data.loader import Batch, Loader, MovingLoader
-from illada.data.noise import window_noise
+from illada.data.noise import stratified_levels, window_noise
 from illada.data.permutation import Permutation
 from illada.data.shards import TokenShards
 from illada.data.windows import Windows
@@ -111,6 +111,20 @@ def _shared_loader() -> Loader:
     return Loader(Windows(_ArrayShards(), 24), 12, 5, Objective(random_split=0.5))
 
 
+def test_stratified_levels_are_those_of_the_step_in_any_part_of_it(shards: TokenShards) -> None:
+    it = loader(shards, objective=Objective(random_split=0.5, levels="stratified"))
+    own = loader(shards, objective=Objective(random_split=0.5))
+    for step in (0, 3, it.steps(1), it.steps(1) + 1):  # also where an epoch ends within the step
+        whole = it.batch(step, 0, 8)
+        levels = stratified_levels(3, step, 0, 8, 8)
+        np.testing.assert_array_equal(whole.level[:, 0], levels[0].astype(np.float32))
+        for first in range(0, 8, 2):
+            rows = {name: getattr(whole, name)[first : first + 2] for name in ARRAYS}
+            assert_same(it.batch(step, first, 2), dataclasses.replace(whole, **rows))
+        for name in ("epochs", "window_ids", "tokens", "boundaries"):
+            np.testing.assert_array_equal(getattr(whole, name), getattr(own.batch(step, 0, 8), name))
+
+
 def test_resume_at_any_step(shards: TokenShards) -> None:
     steps = loader(shards).steps(2)
     straight = loader(shards)
@@ -136,6 +150,7 @@ def test_same_content_in_other_shard_folders_is_the_same_stream(make_shards: Mak
         ({"global_batch": 4}, "global_batch"),
         ({"domain": "sft"}, "domain"),
         ({"objective": Objective(eps=0.01)}, "objective"),
+        ({"objective": Objective(levels="stratified")}, "objective"),
     ],
 )
 def test_another_stream_is_refused(shards: TokenShards, change: dict[str, object], name: str) -> None:

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from illada.data.noise import batch_noise, window_noise
+from illada.data.noise import batch_noise, stratified_levels, window_noise
 
 EPS = 1e-3
 M64 = 2**64 - 1
@@ -156,3 +156,53 @@ def test_no_split() -> None:
 def test_refuses_nonsense(bad: tuple[int, int, int, int]) -> None:
     with pytest.raises(ValueError, match="must"):
         window_noise(*bad, EPS, 0.3)
+
+
+@pytest.mark.parametrize("global_batch", [1, 2, 7, 64, 1280])
+def test_stratified_levels_have_one_row_in_each_interval(global_batch: int) -> None:
+    for step in (0, 1, 4000):
+        levels = stratified_levels(3, step, 0, global_batch, global_batch)
+        assert levels.shape == (2, global_batch)
+        for of_segment in levels:
+            np.testing.assert_array_equal(np.sort((of_segment * global_batch).astype(int)), np.arange(global_batch))
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.data())
+def test_stratified_levels_of_some_rows_are_those_of_the_step(data: st.DataObject) -> None:
+    global_batch = data.draw(st.integers(1, 50))
+    first = data.draw(st.integers(0, global_batch - 1))
+    count = data.draw(st.integers(1, global_batch - first))
+    seed, step = data.draw(st.integers(0, M64)), data.draw(st.integers(0, 2**40))
+    whole = stratified_levels(seed, step, 0, global_batch, global_batch)
+    part = stratified_levels(seed, step, first, count, global_batch)
+    np.testing.assert_array_equal(part, whole[:, first : first + count])
+
+
+def test_each_stratified_level_is_uniform_and_segments_are_independent() -> None:
+    draws, global_batch = 4000, 8
+    levels = np.stack([stratified_levels(5, step, 0, global_batch, global_batch) for step in range(draws)])
+    grid = (np.arange(draws) + 0.5) / draws
+    for row in (0, 3, 7):
+        for segment in (0, 1):
+            found = np.sort(levels[:, segment, row])
+            assert np.abs(found - grid).max() < 1.95 / math.sqrt(draws)  # Kolmogorov-Smirnov, 0.1 %
+        assert abs(np.corrcoef(levels[:, 0, row], levels[:, 1, row])[0, 1]) < 4 / math.sqrt(draws)
+
+
+def test_stratified_streams_differ() -> None:
+    keys = [(seed, step, domain) for seed in range(3) for step in range(3) for domain in ("train", "sft")]
+    seen = {stratified_levels(seed, step, 0, 4, 4, domain=domain).tobytes() for seed, step, domain in keys}
+    assert len(seen) == len(keys)
+
+
+def test_given_levels_replace_those_of_the_windows_and_nothing_else() -> None:
+    levels = np.random.default_rng(0).random((2, 50))
+    noise, own = (batch_noise(7, 1, range(50), 24, EPS, 0.5, levels=given) for given in (levels, None))
+    np.testing.assert_array_equal(noise.boundaries, own.boundaries)
+    np.testing.assert_array_equal(noise.level[:, 0], levels[0].astype(np.float32))
+    split = noise.boundaries[:, 1] < 24
+    assert 10 < split.sum() < 40
+    np.testing.assert_array_equal(noise.level[split, -1], levels[1, split].astype(np.float32))
+    again = batch_noise(7, 1, range(50), 24, EPS, 0.5, levels=np.stack([own.level[:, 0], own.level[:, -1]]))
+    assert (again.mask == own.mask).mean() > 0.999  # the same numbers, levels rounded to float32

@@ -15,7 +15,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from illada.data.noise import batch_noise
+from illada.data.noise import batch_noise, stratified_levels
 from illada.diffusion.masked import corrupt, expected_loss, weighted_loss
 
 VOCABULARY, MASK_ID = 3, 3
@@ -146,6 +146,27 @@ def test_noise_of_the_loader_makes_an_unbiased_estimate(random_split: float) -> 
     error = float(difference.std()) / math.sqrt(draws)
     assert error < 0.02 * float(expected.mean()), "too few draws to show anything"
     assert abs(float(difference.mean())) < 4 * error
+
+
+def test_stratified_levels_keep_the_expectation_and_lower_the_variance() -> None:
+    """Batches of 16 windows under a loss that grows with the part masked: CE = 5 k / l nats where k of l are masked.
+
+    Exact: given p the estimate of a token is E[5 (1 + Binomial(l - 1, p)) / l], and p is (1 + eps) / 2 in the mean.
+    """
+    length, rows, steps = 256, 16, 300
+    exact = 5 * (1 + (length - 1) * (1 + EPS) / 2) / length
+    estimates = {}
+    for name in ("independent", "stratified"):
+        losses = np.empty(steps)
+        for step in range(steps):
+            levels = stratified_levels(0, step, 0, rows, rows) if name == "stratified" else None
+            windows = range(step * rows, (step + 1) * rows)
+            noise = batch_noise(0, 0, windows, length, EPS, 0.0, levels=levels)
+            entropy = 5 * noise.mask.sum(1, keepdims=True) / length
+            losses[step] = (entropy * noise.weight).sum() / (rows * length)
+        assert abs(losses.mean() - exact) < 4 * losses.std() / math.sqrt(steps)
+        estimates[name] = losses
+    assert estimates["stratified"].var() < estimates["independent"].var() / 10
 
 
 def test_the_bound_is_the_any_order_autoregressive_loss() -> None:

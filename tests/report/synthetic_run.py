@@ -337,6 +337,8 @@ def _training(steps: int, start: float, end: float, peak: float, warmup: int, ev
                 "grad_norm": 0.6 + 2 * math.exp(-step / 30) + abs(rng.gauss(0, 0.12)),
                 "masked_fraction": rng.uniform(0.4, 0.6),
                 "by_noise": by_noise,
+                "loss_by_noise": [None if value is None else 1.02 * value for value in by_noise],
+                "positions_by_noise": [0 if value is None else 400 for value in by_noise],
                 "tokens": step * 4096,
                 "tokens_per_second": 12_800 + rng.gauss(0, 420) - (5000 if step in (1, 141) else 0),
                 "seconds": 0.32,

@@ -123,7 +123,7 @@ def test_finished_run_shows_everything(whole: tuple[RunView, str]) -> None:
 def test_charts_carry_curves_markers_and_tooltips(whole: tuple[RunView, str]) -> None:
     html = whole[1]
     assert html.count('class="curve raw"') == 6 and html.count('class="curve mean"') == 8
-    assert all(html.count(f'class="curve n{level}"') == 2 for level in range(10))
+    assert all(html.count(f'class="curve n{level}"') == 4 for level in range(10))
     assert html.count('class="marker checkpoint"') == 4 * 3 + 4 * 3
     assert html.count('class="marker restart"') == 4
     assert "went on from step 100: rank 2 died (signal 9)" in html

@@ -44,6 +44,19 @@ def test_short_record_is_kept_step_by_step_and_gaps_stay_gaps(tmp_path: Path) ->
     assert draw_training(_trained(tmp_path / "again", rows), None).skipped == 1
 
 
+def test_loss_by_noise_is_averaged_over_positions(tmp_path: Path) -> None:
+    rows = [
+        {"step": step, "loss_by_noise": [float(step)] + [None] * 9, "positions_by_noise": [step % 3] + [0] * 9}
+        for step in range(1, 2 * BINS + 1)
+    ]
+    artifact = _trained(tmp_path, rows)
+    for point in read_training(artifact).points:
+        steps = range(int(point.first), int(point.last) + 1)
+        expected = sum(step * (step % 3) for step in steps) / sum(step % 3 for step in steps)
+        assert point.loss_by_noise == (pytest.approx(expected), *[None] * 9)
+    assert "nats per token" in draw_training(artifact, None).small[0]
+
+
 def test_empty_record_draws_empty_charts(tmp_path: Path) -> None:
     charts = draw_training(_trained(tmp_path, []), 4096)
     assert charts.loss.startswith("<svg") and charts.checkpoints == 0

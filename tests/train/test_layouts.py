@@ -37,13 +37,14 @@ def assert_same_training(work: Path, reference: Path) -> None:
     rows, expected = trace(work / "metrics.jsonl"), trace(reference / "metrics.jsonl")
     assert len(rows) == len(expected) == TRAINING.steps
     for row, other in zip(rows, expected, strict=True):
-        for exact in ("step", "epoch", "lr", "masked_fraction", "tokens"):
+        for exact in ("step", "epoch", "lr", "masked_fraction", "tokens", "positions_by_noise"):
             assert row[exact] == other[exact]
         assert row["loss"] == pytest.approx(other["loss"], rel=1e-5)
         assert row["grad_norm"] == pytest.approx(other["grad_norm"], rel=1e-4)
-        assert [value is None for value in row["by_noise"]] == [value is None for value in other["by_noise"]]
-        values, others = ([value for value in each["by_noise"] if value is not None] for each in (row, other))
-        assert values == pytest.approx(others, rel=1e-5)
+        for name in ("by_noise", "loss_by_noise"):
+            assert [value is None for value in row[name]] == [value is None for value in other[name]]
+            values, others = ([value for value in each[name] if value is not None] for each in (row, other))
+            assert values == pytest.approx(others, rel=1e-5)
 
 
 @pytest.mark.parametrize(("tensor", "pipeline", "data"), [LAYOUTS[0], *SLOW])

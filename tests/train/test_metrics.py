@@ -9,7 +9,16 @@ import pytest
 import torch
 
 from illada.artifacts import Folder
-from illada.train.metrics import METRICS, SUMS, MetricsLog, add_micro_batch, drop_rows, read_rows, step_row
+from illada.train.metrics import (
+    METRICS,
+    SUMS,
+    MetricsLog,
+    add_micro_batch,
+    drop_rows,
+    mean_loss_by_noise,
+    read_rows,
+    step_row,
+)
 
 
 def row(sums: torch.Tensor) -> dict[str, object]:
@@ -18,31 +27,63 @@ def row(sums: torch.Tensor) -> dict[str, object]:
 
 def test_figures_equal_their_definition() -> None:
     generator = np.random.default_rng(0)
-    nats, weight = generator.random(50).astype(np.float32), (1 / generator.random(50)).astype(np.float32)
-    level = generator.choice([0.0, 0.05, 0.1, 0.55, 0.999, 1.0], 50).astype(np.float32)
-    halves = torch.zeros(2, SUMS, dtype=torch.float64)  # as two data-parallel ranks would sum
-    for half, part in zip(halves, (slice(0, 20), slice(20, 50)), strict=True):
-        add_micro_batch(half, *(torch.from_numpy(array[part]) for array in (nats, weight, level)), tokens=64)
-    result = row(halves.sum(0))
+    mask = generator.random((4, 32)) < 0.4
+    level = generator.choice([0.0, 0.05, 0.1, 0.55, 0.999, 1.0], (4, 32)).astype(np.float32)
+    weight = np.where(mask, 1 / generator.random((4, 32)), 0).astype(np.float32)
+    nats = np.where(mask, generator.random((4, 32)), 0).astype(np.float32)
+    halves = torch.zeros(2, SUMS + 1, dtype=torch.float64)  # as two data-parallel ranks would sum
+    for half, part in zip(halves, (slice(0, 1), slice(1, 4)), strict=True):
+        arrays = (nats[part][mask[part]], weight[part], level[part], mask[part])
+        add_micro_batch(half, *(torch.from_numpy(array) for array in arrays))
+    sums = halves.sum(0)
+    assert sums[SUMS] == 0
+    result = row(sums[:SUMS])
     assert result["loss"] == pytest.approx((nats.astype(float) * weight).sum() / 128)
-    assert result["masked_fraction"] == 50 / 128
+    assert result["masked_fraction"] == mask.sum() / 128
     assert result["tokens_per_second"] == 256
     tenth = np.minimum(np.floor(level.astype(float) * 10 + 1e-6).astype(int), 9)
-    for bucket, value in enumerate(result["by_noise"]):  # type: ignore[arg-type]
-        here = nats[tenth == bucket]
-        assert value == (pytest.approx(here.mean()) if len(here) else None)
+    for bucket in range(10):
+        here = tenth == bucket
+        found = [result[name][bucket] for name in ("by_noise", "loss_by_noise", "positions_by_noise")]  # type: ignore[index]
+        weighted = nats[here].astype(float) * weight[here]
+        expected = (
+            [pytest.approx(nats[here & mask].mean()), pytest.approx(weighted.mean()), here.sum()]
+            if here.any()
+            else [None, None, 0]
+        )
+        assert found == expected
+
+
+def test_loss_is_the_mean_over_noise_levels() -> None:
+    generator = torch.Generator().manual_seed(0)
+    level = torch.rand(3, 8, generator=generator)
+    mask = torch.rand(3, 8, generator=generator) < level
+    sums = torch.zeros(SUMS, dtype=torch.float64)
+    add_micro_batch(sums, torch.rand(int(mask.sum()), generator=generator), mask / level, level, mask)
+    result = row(sums)
+    parts = zip(result["loss_by_noise"], result["positions_by_noise"], strict=True)  # type: ignore[call-overload]
+    assert sum((loss or 0.0) * positions for loss, positions in parts) / 24 == pytest.approx(result["loss"])
+
+
+def test_loss_by_noise_of_several_rows() -> None:
+    rows = [
+        {"loss_by_noise": [2.0, 3.0] + [None] * 8, "positions_by_noise": [10, 2] + [0] * 8},
+        {"loss_by_noise": [None, 6.0] + [None] * 8, "positions_by_noise": [0, 4] + [0] * 8},
+    ]
+    assert mean_loss_by_noise(rows) == [2.0, 5.0] + [None] * 8
 
 
 def test_nothing_masked() -> None:
     sums = torch.zeros(SUMS, dtype=torch.float64)
-    add_micro_batch(sums, *(torch.empty(0) for _ in range(3)), tokens=64)
+    add_micro_batch(sums, torch.empty(0), *(torch.zeros(1, 64) for _ in range(2)), torch.zeros(1, 64, dtype=torch.bool))
     result = row(sums)
     assert (result["loss"], result["masked_fraction"], result["by_noise"]) == (0, 0, [None] * 10)
+    assert result["loss_by_noise"] == [0] + [None] * 9
 
 
 def test_not_finite_is_marked_and_written_as_null() -> None:
     sums = torch.zeros(SUMS, dtype=torch.float64)
-    add_micro_batch(sums, torch.tensor([float("nan")]), torch.ones(1), torch.ones(1), tokens=64)
+    add_micro_batch(sums, torch.tensor([float("nan")]), *(torch.ones(1, 1) for _ in range(2)), torch.tensor([[True]]))
     result = row(sums)
     assert result["skipped"] is True
     assert result["loss"] is None and result["by_noise"][9] is None  # type: ignore[index]
