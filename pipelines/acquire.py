@@ -13,15 +13,16 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from illada.artifacts import Attempt, NoProgress, Progress, write_json
-from illada.config import ConfigError, DataConfig, PythonCode, Source, TextFiles, WebDocs
+from illada.config import ConfigError, DataConfig, PlainText, PythonCode, Repositories, Source, TextFiles, WebDocs
 from pipelines.inputs import checksum
 from pipelines.languages import check_languages
 from pipelines.sources import crawl, debian, pydoc_pages
 from pipelines.sources.base import SourceUnavailable, WebPage, archive_pages
 from pipelines.sources.environment import collect_sources
 from pipelines.sources.files import check_files, list_files
+from pipelines.sources.trees import find_tree, list_tree, tree_identity
 
-ACQUIRE_VERSION = 2
+ACQUIRE_VERSION = 3
 
 _PACKAGE = re.compile(r"[a-z0-9][a-z0-9+.-]+")
 
@@ -36,6 +37,8 @@ def check_sources(data: DataConfig) -> None:
                 raise ConfigError(f"source {source.name!r}: not a package name: {', '.join(wrong)}")
             if source.fallback_warc is not None and not source.fallback_warc.startswith("https://"):
                 raise ConfigError(f"source {source.name!r}: fallback_warc must be an https:// address")
+        elif isinstance(source, PlainText | Repositories):
+            find_tree(source)
         elif not isinstance(source, PythonCode):
             check_files(source)
 
@@ -47,6 +50,8 @@ def source_identity(source: Source) -> dict[str, Any]:
     """
     if isinstance(source, WebDocs | PythonCode):
         return source.identity()
+    if isinstance(source, PlainText | Repositories):
+        return {**source.identity(), "inventory": tree_identity(source, NoProgress())}
     return {**source.identity(), "inventory": list_files(source, NoProgress())}
 
 
@@ -62,6 +67,9 @@ def acquire(source: Source, attempt: Attempt, progress: Progress) -> dict[str, A
         origin, files = _acquire_web(source, attempt, progress, notes)
     elif isinstance(source, PythonCode):
         origin, files = "environment", collect_sources(source, attempt.output, progress)
+    elif isinstance(source, PlainText | Repositories):
+        origin = "files"
+        files, notes = list_tree(source, progress)
     else:
         origin, files = "files", list_files(source, progress)
     for file in files:
@@ -69,7 +77,7 @@ def acquire(source: Source, attempt: Attempt, progress: Progress) -> dict[str, A
             file["bytes"], file["sha256"] = checksum(attempt.output / file["path"])
     inventory: dict[str, Any] = {"source": source.name, "origin": origin, "licence": source.licence, "files": files}
     if isinstance(source, TextFiles):
-        inventory["columns"] = {"text": source.text_column, "id": source.id_column, "url": source.url_column}
+        inventory["columns"] = source.columns()
     write_json(attempt.output / "inventory.json", inventory)
     return {
         "origin": origin,

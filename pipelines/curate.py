@@ -24,8 +24,9 @@ from pipelines.pool import Results, Unit, run_units
 from pipelines.privacy.redact import add_found
 from pipelines.rejected import write_rejected
 from pipelines.shared import Reference, fetch
+from pipelines.trees import TREES
 
-CURATE_VERSION = 6
+CURATE_VERSION = 7
 
 _CARRIED = ("url", "source", "language", "language_score", "title", "date")
 
@@ -151,7 +152,12 @@ class CurateWorker:
         }
 
     def _unchanged(self, payload: Mapping[str, Any]) -> Path:
-        """A local path of the unit's input, which is as it was when it was acquired. Raises ValueError."""
+        """A local path of the unit's input, which is as it was when it was acquired. Raises ValueError.
+
+        Of many small files each is compared when it is read.
+        """
+        if payload["kind"] in TREES:
+            return Path(payload["name"])
         file = payload["file"]
         try:
             path = Path(file["url"]) if payload["kind"] == "hf-dataset" else fetch(file)

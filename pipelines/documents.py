@@ -40,7 +40,7 @@ ROW_GROUP = 1000
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class TextDocument:
-    """One text. `id` is 32 hexadecimal digits, `language` an ISO 639 code or "python"; `title` may be empty.
+    """One text. `id` is 32 hexadecimal digits, `language` an ISO 639 code, "python" or "code"; `title` may be empty.
 
     `date` is when the text was fetched (ISO 8601), empty where nobody says; `quality` is a classifier's score in
     [0, 1], 0 where there is none.

@@ -109,7 +109,7 @@ class _Prose(BaseFilter):
 
 
 class ByUrl(_Prose):
-    """Applies a filter to documents that have a URL."""
+    """Applies a filter to documents that have an address on the web."""
 
     name = "url"
 
@@ -119,7 +119,8 @@ class ByUrl(_Prose):
 
     def rule(self, document: Document) -> Callable[[Document], Verdict]:
         """The stock filter."""
-        return self._stock.filter if document.metadata["url"] else lambda _: True
+        url = document.metadata["url"]
+        return self._stock.filter if url and not url.startswith("file:") else lambda _: True
 
 
 class LanguageId(_Prose):

@@ -1,14 +1,15 @@
 """What an acquired source consists of, and how its files are cut into units of work.
 
 `inventory.json` of an acquisition lists files: of the artifact itself, or the user's own by absolute path. Archives and
-JSON-lines files are one unit each; Parquet files and saved datasets are cut into ranges of rows. The cut depends on the
-files alone, so that the units, and with them the output, are the same for any number of workers.
+JSON-lines files are one unit each; Parquet files and saved datasets are cut into ranges of rows; of small files that
+are a document each, many make a unit. The cut depends on the files alone, so that the units, and with them the output,
+are the same for any number of workers.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from illada.artifacts import Artifact, fingerprint, sha256_file
 from illada.artifacts.folder import is_url
 from pipelines.pool import Unit
 from pipelines.shared import open_part
+from pipelines.trees import TREES, group_files
 
 ROWS_BYTES = 64 * 2**20
 """About how much of a Parquet file one unit reads."""
@@ -36,20 +38,23 @@ def plan_units(inventories: Sequence[Mapping[str, Any]]) -> list[Unit]:
     """The units of all sources, in the order of sources and files."""
     units = []
     for index, inventory in enumerate(inventories):
-        for number, file in enumerate(inventory["files"]):
-            common = {
-                "source": inventory["source"],
-                "origin": inventory["origin"],
-                "columns": inventory.get("columns", {}),
-                "name": file["path"],
-                **{key: file[key] for key in ("file", "kind", "bytes")},
-            }
-            ranges = _ranges(file)
-            for part, (first, last) in enumerate(ranges):
-                name = f"{index:03d}-{number:06d}-{part:06d}"
-                weight = file["bytes"] / len(ranges) / 1e6
-                units.append(Unit(name=name, payload={**common, "first": first, "last": last}, weight=weight))
+        common = {key: inventory[key] for key in ("source", "origin")}
+        common["columns"] = inventory.get("columns", {})
+        files = inventory["files"]
+        trees = bool(files) and files[0]["kind"] in TREES  # a source has files of one kind
+        for number, part, weight, payload in group_files(files) if trees else _parts(files):
+            name = f"{index:03d}-{number:06d}-{part:06d}"
+            units.append(Unit(name=name, payload={**common, **payload}, weight=weight / 1e6))
     return units
+
+
+def _parts(files: Sequence[Mapping[str, Any]]) -> Iterator[tuple[int, int, float, dict[str, Any]]]:
+    """Number of a file, of its part, bytes, and the payload's own keys."""
+    for number, file in enumerate(files):
+        own = {"name": file["path"], **{key: file[key] for key in ("file", "kind", "bytes")}}
+        ranges = _ranges(file)
+        for part, (first, last) in enumerate(ranges):
+            yield number, part, file["bytes"] / len(ranges), {**own, "first": first, "last": last}
 
 
 def _ranges(file: Mapping[str, Any]) -> list[tuple[int, int]]:

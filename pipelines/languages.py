@@ -17,8 +17,8 @@ from typing import Any
 
 from illada.config import ConfigError
 
-CODE = "python"
-"""What stands for the language of Python sources; no natural-language filter applies to them."""
+PYTHON, CODE = "python", "code"
+"""What stands for the language of Python sources, and of sources in other ones; no filter for prose applies to them."""
 
 _LABEL = "__label__"
 

@@ -15,7 +15,7 @@ import xxhash
 from datatrove.pipeline.dedup.minhash import MinhashConfig, MinhashDedupSignature
 
 from illada.config import Deduplicate
-from pipelines.languages import CODE
+from pipelines.languages import CODE, PYTHON
 from pipelines.minhash_kernels import signature, word_starts
 from pipelines.simplify import simplify
 from pipelines.words import word_tokenizer
@@ -40,7 +40,7 @@ class MinHasher:
 
     def signature(self, text: str, language: str) -> UInts | None:
         """Hashes [bands, rows] of `text`, None when it is shorter than a shingle. Code has the words English would."""
-        words = word_tokenizer("en" if language == CODE else language).word_tokenize(simplify(text))
+        words = word_tokenizer("en" if language in (PYTHON, CODE) else language).word_tokenize(simplify(text))
         if len(words) < self._ngram:
             return None
         joined = " ".join(words).encode()

@@ -1,12 +1,14 @@
-"""A datatrove reader over one unit of an acquired source: pages of an archive, rows of a table, lines of a file."""
+"""A datatrove reader over one unit of an acquired source: pages, rows, lines or whole files."""
 
 from __future__ import annotations
 
 import gzip
 import io
 import json
+import math
 import zlib
 from collections.abc import Iterator, Mapping
+from datetime import date
 from pathlib import Path
 from typing import IO, Any
 
@@ -14,9 +16,13 @@ import zstandard
 from datatrove.data import Document
 from datatrove.pipeline.base import PipelineStep
 
+from illada.config.sources import COLUMNS
 from pipelines.charset import decode
+from pipelines.code_files import code_language, not_written
 from pipelines.documents import SCHEMA, document_id
+from pipelines.precedence import moment
 from pipelines.recorder import Recorder
+from pipelines.trees import TREES, address, read_files
 from pipelines.warc import Damage, Page, read_warc
 
 READ = "read"
@@ -40,6 +46,7 @@ class Reader(PipelineStep):
     name = "acquired source"
 
     def __init__(self, path: Path, payload: Mapping[str, Any], recorder: Recorder) -> None:
+        """`path` is the unit's file on this machine; nobody looks at it if the payload lists files."""
         super().__init__()
         self._payload, self._recorder = payload, recorder
         self._path, self._source = path, str(payload["source"])
@@ -49,6 +56,8 @@ class Reader(PipelineStep):
         columns = self._payload["columns"]
         if self._payload["kind"] == "warc":
             documents = self._pages()
+        elif self._payload["kind"] in TREES:
+            documents = self._files()
         elif self._payload["kind"] == "jsonl":
             documents = self._texts(read_json_lines(self._path), columns)
         elif self._payload["kind"] == "hf-dataset":
@@ -75,20 +84,38 @@ class Reader(PipelineStep):
                 yield document
 
     def _texts(self, rows: Iterator[dict[str, Any] | Damage], columns: Mapping[str, str | None]) -> Iterator[Document]:
-        """Documents of the user's own tables; `columns` maps text, id and url to column names or None."""
+        """Documents of the user's own tables; `columns` maps text, id, url and date to column names or None."""
         for row in rows:
             if isinstance(row, Damage):
                 self._lose(row)
                 continue
-            text, identity, url = (row.get(name) if (name := columns[key]) else None for key in ("text", "id", "url"))
+            text, identity, url, when = (row.get(name) if (name := columns[key]) else None for key in COLUMNS)
             text = _storable(text) if isinstance(text, str) else ""
             self._recorder.funnel.read(READ, len(text.encode()))
             url = _storable(str(url or ""))
-            document = self._document(text, (text if identity is None else str(identity),), url, "text")
+            document = self._document(text, (text if identity is None else str(identity),), url, "text", _iso(when))
             if text.strip():
                 yield document
             else:
                 self._recorder.reject(READ, document, "empty")
+
+    def _files(self) -> Iterator[Document]:
+        """A document a file: text in a language to be found out, or code."""
+        kind = self._payload["kind"]
+        for file in read_files(self._payload["files"], self._source):
+            if isinstance(file, Damage):
+                self._lose(file)
+                continue
+            self._recorder.funnel.read(READ, len(file.text.encode()))
+            document = self._document(file.text, (file.name, file.content), address(self._source, file.name), kind)
+            reason = None if file.text.strip() else "empty"
+            if kind == "code":
+                document.metadata |= {"language": code_language(file.name), "language_score": 1.0}
+                reason = reason or not_written(file.text)
+            if reason:
+                self._recorder.reject(READ, document, reason)
+            else:
+                yield document
 
     def _own(self) -> Iterator[Document]:
         """Documents in this project's own form, which acquisition made of code."""
@@ -124,7 +151,14 @@ class Reader(PipelineStep):
 
     def _lose(self, damage: Damage) -> None:
         self._recorder.funnel.read(READ, 0)
-        self._recorder.fail(READ, damage.where, damage.error, "damaged")
+        self._recorder.fail(READ, damage.where, damage.error, damage.reason)
+
+
+def _iso(value: Any) -> str:
+    """A column's date as ISO 8601; empty when it is none."""
+    if isinstance(value, date):  # or a moment
+        return value.isoformat()
+    return value if isinstance(value, str) and math.isfinite(moment(value)) else ""
 
 
 def _storable(text: str) -> str:

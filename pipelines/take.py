@@ -1,7 +1,7 @@
 """Stage `acquire-<source>` of a refresh: the new files of a source become part of the corpus.
 
 Local files are listed where they are, like a run's own. Those of a server or object store are fetched by the actor
-pool, a file at a time, and checked. They stay in the artifact, so that what was trained on can be shown whatever the
+pool, small ones together, and checked. They stay in the artifact, so that what was trained on can be shown whatever the
 server does later; or (`copy_files: false`) only their checksum does, and curation fetches them again.
 """
 
@@ -16,8 +16,10 @@ from illada.config import DataPlacement
 from illada.config.refresh import GrowingSource
 from pipelines.pool import Unit, run_units
 from pipelines.sources.growing import Listed, fetch
+from pipelines.trees import grouped
 
-TAKE_VERSION = 1
+TAKE_VERSION = 2
+_FETCHED_TOGETHER = 500
 
 
 def taking_identity(source: GrowingSource, new: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
@@ -41,23 +43,18 @@ def take(
         ValueError: a file is gone or no longer what was listed.
     """
     remote = [file for file in new if file["sha256"] is None]
-    units = [
-        Unit(
-            name=f"{number:06d}",
-            payload={**{key: file[key] for key in ("name", "url", "bytes", "version")}, "keep": source.copy_files},
-            weight=file["bytes"] / 1e6,
-        )
-        for number, file in enumerate(remote)
-    ]
-    fetched = {}
+    units = _units(remote, source.copy_files)
+    fetched: dict[str, tuple[str, str]] = {}
     if units:
         results = run_units(units, Fetcher, attempt.work / "units", placement, progress, "MB")
         for unit, result in zip(units, results, strict=True):
-            path = unit.payload["url"]
-            if source.copy_files:
-                path = f"files/{unit.name}-{PurePosixPath(unit.payload['name']).name}"
-                result.adopt("file", attempt, path)
-            fetched[unit.payload["name"]] = (path, result.statistics["sha256"])
+            sums = zip(unit.payload["files"], result.statistics["sha256"], strict=True)
+            for number, (file, sha256) in enumerate(sums):
+                path = file["url"]
+                if source.copy_files:
+                    path = f"files/{len(fetched):06d}-{PurePosixPath(file['name']).name}"
+                    result.adopt(str(number), attempt, path)
+                fetched[file["name"]] = (path, sha256)
     rows = []
     for file in new:
         path, sha256 = fetched.get(file["name"], (file["url"], file["sha256"]))
@@ -72,8 +69,8 @@ def take(
         "licence": source.licence,
         "files": rows,
     }
-    if source.files != "warc":
-        inventory["columns"] = {"text": source.text_column, "id": source.id_column, "url": source.url_column}
+    if columns := source.columns():
+        inventory["columns"] = columns
     write_json(attempt.output / "inventory.json", inventory)
     return {
         "origin": "files",
@@ -84,15 +81,25 @@ def take(
     }
 
 
+def _units(files: Sequence[Mapping[str, Any]], keep: bool) -> list[Unit]:
+    units = []
+    for first, last in grouped([file["bytes"] for file in files], _FETCHED_TOGETHER):
+        some = [{key: file[key] for key in ("name", "url", "bytes", "version")} for file in files[first:last]]
+        weight = sum(file["bytes"] for file in some) / 1e6
+        units.append(Unit(name=f"{first:06d}", payload={"files": some, "keep": keep}, weight=weight))
+    return units
+
+
 class Fetcher:
-    """Fetches one file after another."""
+    """Fetches the files of one unit after another."""
 
     def run(self, unit: Unit, output: Path) -> dict[str, Any]:
-        """Write `file`, or do not keep it; returns its sha256."""
-        listed = {key: value for key, value in unit.payload.items() if key != "keep"}
-        path = output / "file"
-        fetch(Listed(**listed), path)
-        sha256 = sha256_file(path)
-        if not unit.payload["keep"]:
-            path.unlink()
-        return {"sha256": sha256}
+        """Write files `0`, `1`, ..., or do not keep them; returns their sha256."""
+        sums = []
+        for number, file in enumerate(unit.payload["files"]):
+            path = output / str(number)
+            fetch(Listed(**file), path)
+            sums.append(sha256_file(path))
+            if not unit.payload["keep"]:
+                path.unlink()
+        return {"sha256": sums}

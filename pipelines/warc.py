@@ -93,10 +93,11 @@ class Page:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Damage:
-    """A place in the archive that could not be read."""
+    """A place in an archive, a line or a file that could not be read."""
 
     where: str
     error: str
+    reason: str = "damaged"
 
 
 class _Unreadable(Exception):

@@ -9,13 +9,8 @@ from illada.config.data import (
     Decontaminate,
     Deduplicate,
     Pairs,
-    PythonCode,
-    Source,
-    TextFiles,
     Tokenize,
     Tokenizer,
-    WarcFiles,
-    WebDocs,
 )
 from illada.config.evaluation import Evaluate, Generate
 from illada.config.filters import C4, FineWeb, GopherQuality, GopherRepetition
@@ -28,6 +23,16 @@ from illada.config.quality import Examples, Quality
 from illada.config.refresh import RefreshConfig
 from illada.config.release import GATES, GateName, Gates, Release, Threshold
 from illada.config.release_run import Checkpoint, ReleaseConfig
+from illada.config.sources import (
+    CODE_EXTENSIONS,
+    PlainText,
+    PythonCode,
+    Repositories,
+    Source,
+    TextFiles,
+    WarcFiles,
+    WebDocs,
+)
 from illada.config.substrings import Substrings
 from illada.config.training import Drop, Objective, Optimizer, Plateau, Schedule, Training
 from illada.config.workflow import RunConfig, WorkflowConfig
@@ -36,6 +41,7 @@ __all__ = [
     "Benchmark",
     "Bounds",
     "C4",
+    "CODE_EXTENSIONS",
     "Checkpoint",
     "Config",
     "ConfigError",
@@ -61,6 +67,7 @@ __all__ = [
     "Optimizer",
     "Pairs",
     "Placement",
+    "PlainText",
     "Plateau",
     "Privacy",
     "PythonCode",
@@ -68,6 +75,7 @@ __all__ = [
     "RefreshConfig",
     "Release",
     "ReleaseConfig",
+    "Repositories",
     "RunConfig",
     "Schedule",
     "Source",

@@ -20,53 +20,8 @@ from illada.config.mixture import Mixture
 from illada.config.names import SourceName
 from illada.config.privacy import Privacy
 from illada.config.quality import Quality
+from illada.config.sources import Source
 from illada.config.substrings import Substrings
-
-
-class WebDocs(Config):
-    """HTML documentation of a Debian-family system, downloaded (never installed) and archived as WARC.
-
-    Elsewhere `fallback_warc` is fetched over HTTPS; with neither, the pages Python's own pydoc renders plus installed
-    READMEs are archived the same way.
-    """
-
-    kind: Literal["web-docs"] = "web-docs"
-    name: SourceName
-    packages: tuple[str, ...] = Field(min_length=1)
-    pages: int = Field(gt=0)
-    fallback_warc: str | None = None
-    licence: str = "various"
-
-
-class PythonCode(Config):
-    """Python sources and docstrings of the installed environment."""
-
-    kind: Literal["python-code"] = "python-code"
-    name: SourceName
-    files: int = Field(gt=0)
-    licence: str = "various"
-
-
-class WarcFiles(Config):
-    """WARC files (gzip or plain) by path or glob."""
-
-    kind: Literal["warc"] = "warc"
-    name: SourceName
-    paths: tuple[str, ...] = Field(min_length=1)
-    licence: str = "unknown"
-
-
-class TextFiles(Config):
-    """Parquet, JSON-lines (plain, .gz, .zst) or folders saved by `datasets`, by path or glob, with one text column."""
-
-    kind: Literal["parquet", "jsonl", "hf-dataset"]
-    name: SourceName
-    paths: tuple[str, ...] = Field(min_length=1)
-    text_column: str = "text"
-    id_column: str | None = None
-    url_column: str | None = None
-    licence: str = "unknown"
-
 
 CorpusName = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]{0,62}$")]  # a folder of the store
 
@@ -94,9 +49,6 @@ class CorpusSnapshot(Config):
                     f"{before.step} with snapshot {before.snapshot}"
                 )
         return self
-
-
-Source = Annotated[WebDocs | PythonCode | WarcFiles | TextFiles, Field(discriminator="kind")]
 
 
 class Curate(Config):

@@ -11,6 +11,7 @@ from illada.config.data import CorpusName, Curate, Deduplicate, Tokenize, Tokeni
 from illada.config.names import SourceName
 from illada.config.privacy import Privacy
 from illada.config.quality import Quality
+from illada.config.sources import CODE_EXTENSIONS, COLUMNS
 from illada.config.workflow import RunConfig
 
 
@@ -18,22 +19,27 @@ class GrowingFiles(Config):
     """What all sources of a refresh have: files that are added under new names and never change under old ones.
 
     Files that are not local are copied into the store, or read where they are if `copy_files` is false: twice, and once
-    more by whoever builds the snapshot again.
+    more by whoever builds the snapshot again. Of files of code only those with `extensions` are taken.
     """
 
     name: SourceName
-    files: Literal["warc", "parquet", "jsonl"]
+    files: Literal["warc", "parquet", "jsonl", "text", "code"]
     text_column: str = "text"
     id_column: str | None = None
     url_column: str | None = None
+    date_column: str | None = None
+    extensions: tuple[str, ...] = CODE_EXTENSIONS
     licence: str = "unknown"
     copy_files: bool = True
 
     def taking(self) -> dict[str, Any]:
         """What documents are made of these files by: not where the files are, nor how they are found."""
-        return self.model_dump(
-            mode="json", include={"name", "files", "text_column", "id_column", "url_column", "licence", "copy_files"}
-        )
+        how = {"name", "files", "licence", "copy_files", *(f"{key}_column" for key in COLUMNS)}
+        return self.model_dump(mode="json", include=how)
+
+    def columns(self) -> dict[str, str | None]:
+        """The columns of a table by what they hold; nothing of files that are no tables."""
+        return {key: getattr(self, f"{key}_column") for key in COLUMNS} if self.files in ("parquet", "jsonl") else {}
 
 
 class Listing(GrowingFiles):

@@ -21,7 +21,7 @@ from typing import Any
 from illada.artifacts import Progress
 from illada.config import PythonCode
 from pipelines.documents import TextDocument, document_id, write_documents
-from pipelines.languages import CODE
+from pipelines.languages import PYTHON
 from pipelines.sources.base import by_hash
 from pipelines.sources.pydoc_pages import HOST
 
@@ -97,7 +97,7 @@ def _document(source: str, name: str, text: str) -> TextDocument:
         id=document_id(source, name, text),
         url=f"{HOST}/{name}",
         source=source,
-        language=CODE,
+        language=PYTHON,
         language_score=1.0,
         title=module,
     )

@@ -61,9 +61,14 @@ def list_files(source: WarcFiles | TextFiles, progress: Progress) -> list[dict[s
     progress.start(len(paths), "files")
     for path in paths:
         progress.update(len(rows))
-        size, sha256 = _remote_checksum(path) if is_url(path) else _local_checksum(Path(path))
+        size, sha256 = content_checksum(path)
         rows.append({"path": path, "kind": source.kind, "bytes": size, "sha256": sha256, "made_from": []})
     return rows
+
+
+def content_checksum(path: str) -> tuple[int, str]:
+    """Bytes and sha256 of a local path or URL; read once for what its place says of its state."""
+    return _remote_checksum(path) if is_url(path) else _local_checksum(Path(path))
 
 
 def _local_matches(pattern: str) -> list[str]:
@@ -130,10 +135,9 @@ def _check_warc(path: str) -> None:
 
 def _check_columns(source: TextFiles, path: str) -> None:
     available = {"parquet": _parquet_columns, "jsonl": _json_keys, "hf-dataset": _dataset_columns}[source.kind](path)
-    for key in ("text_column", "id_column", "url_column"):
-        column = getattr(source, key)
+    for key, column in source.columns().items():
         if column is not None and available is not None and column not in available:
-            raise ValueError(f"has no column {column!r} ({key}); it has {', '.join(sorted(available))}")
+            raise ValueError(f"has no column {column!r} ({key}_column); it has {', '.join(sorted(available))}")
 
 
 def _parquet_columns(path: str) -> Iterable[str]:

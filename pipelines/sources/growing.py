@@ -22,6 +22,7 @@ from fsspec.utils import glob_translate
 
 from illada.config.base import ConfigError
 from illada.config.refresh import GrowingFolder, GrowingSource, HubDataset, Listing
+from pipelines.code_files import rule
 
 if TYPE_CHECKING:
     from huggingface_hub import HfApi
@@ -48,20 +49,27 @@ class Listed:
 def list_growing(source: GrowingSource) -> list[Listed]:
     """All files of the source, in the order of their names (of a listing: of its lines).
 
+    Of files of text or code those with a hidden part and those that are no code by their name are left out.
+
     Raises:
         ConfigError: the source cannot be reached, or lists a file that is not there.
     """
     try:
-        if isinstance(source, Listing):
-            return _listing(source)
-        if isinstance(source, GrowingFolder):
-            return _folder(source)
-        return _hub(source)
+        skip = rule(source.files, source.extensions)
+        return [file for file in _all(source) if skip(file.name) is None]
     except ConfigError:
         raise
     except Exception as error:  # every file system and client has errors of its own
         message = " ".join(str(error).split()) or type(error).__name__
         raise ConfigError(f"source {source.name!r}: cannot be listed ({message})") from error
+
+
+def _all(source: GrowingSource) -> list[Listed]:
+    if isinstance(source, Listing):
+        return _listing(source)
+    if isinstance(source, GrowingFolder):
+        return _folder(source)
+    return _hub(source)
 
 
 def fetch(file: Listed, target: Path) -> None:

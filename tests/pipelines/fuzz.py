@@ -167,6 +167,7 @@ def lines(seed: int, count: int) -> bytes:
             "text": odd,
             "id": draw.choice([number, "\udfff", None, 1e400]),
             "url": draw.choice(["", "\ud800", 5]),
+            "date": draw.choice(["2024-05-01", "yesterday", None, 5, "0001-01-01T00:00+14:00", "\ud800", ["2024"]]),
         }
         line = json.dumps(row).encode()
         made.append(

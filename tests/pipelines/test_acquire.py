@@ -204,7 +204,7 @@ def test_the_users_files_are_listed_where_they_are(bench: Bench, files: Path) ->
     artifact = get(bench, source)
     assert artifact.names == ["inventory.json"]
     content = inventory(artifact)
-    assert content["columns"] == {"text": "text", "id": None, "url": "url"}
+    assert content["columns"] == {"text": "text", "id": None, "url": "url", "date": None}
     assert [(file["path"], file["sha256"]) for file in content["files"]] == [
         (str(path), sha256_file(path)) for path in listed
     ]
@@ -245,6 +245,7 @@ def test_missing_columns_are_named(files: Path, dataset: Path) -> None:
         ("parquet", "t.parquet", {"text_column": "body"}),
         ("parquet", "t.parquet", {"id_column": "key"}),
         ("jsonl", "t.jsonl", {"url_column": "link"}),
+        ("parquet", "t.parquet", {"date_column": "when"}),
         ("hf-dataset", "set", {"text_column": "body"}),
     ):
         source = TextFiles(kind=kind, name="mine", paths=(str(files / path),), **column)  # type: ignore[arg-type]

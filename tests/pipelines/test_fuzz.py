@@ -30,7 +30,7 @@ PERMISSIVE = Curate(
     fineweb=False,
     rejected_sample=1.0,
 )
-COLUMNS = {"text": "text", "id": "id", "url": "url"}
+COLUMNS = {"text": "text", "id": "id", "url": "url", "date": "date"}
 WORKERS = tuple(DataPlacement(workers=count, cpus_per_worker=1) for count in (1, 2))
 
 

@@ -9,6 +9,7 @@ import json
 import os
 import threading
 from collections.abc import Iterator
+from dataclasses import asdict
 from http.server import BaseHTTPRequestHandler, SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any, ClassVar
@@ -20,7 +21,7 @@ from text_bench import Bench
 from illada.artifacts import Artifact, NoProgress
 from illada.config import ConfigError, DataPlacement
 from illada.config.refresh import GrowingFolder, HubDataset, Listing
-from pipelines.inputs import read_inventory
+from pipelines.inputs import plan_units, read_inventory
 from pipelines.shared import fetch as fetch_shared
 from pipelines.sources.growing import Listed, fetch, list_growing, unchanged
 from pipelines.take import take
@@ -230,6 +231,18 @@ def test_taken_files_of_a_server_are_copied(bench: Bench, web: tuple[str, Path],
     (found,) = read_inventory(seen)["files"]
     assert (found["path"], found["sha256"]) == (file.url, row["sha256"])
     assert fetch_shared(found["file"]).read_bytes() == (root / "1.jsonl.gz").read_bytes(), "as curation reads it"
+
+    many = {f"{part}/{number}.txt": f"{part} {number}" for part in ("a", "b") for number in range(3)}
+    for name, text in many.items():
+        (root / name).parent.mkdir(exist_ok=True)
+        (root / name).write_text(text)
+    (root / "texts").write_text("".join(f"{name}\n" for name in many))
+    texts = Listing(name="texts", files="text", listing=f"{address}/texts", base=f"{address}/")
+    small = [{**asdict(file), "sha256": None} for file in list_growing(texts)]
+    together = bench.run("acquire-texts", {}, lambda attempt: take(texts, small, attempt, placement, NoProgress()))
+    (unit,) = plan_units([read_inventory(together)])
+    assert [(file["name"], Path(file["url"]).read_text()) for file in unit.payload["files"]] == list(many.items())
+    assert together.names == [*(f"files/{n:06d}-{n % 3}.txt" for n in range(6)), "inventory.json"]
 
     (root / "1.jsonl.gz").unlink()
     with pytest.raises(FileNotFoundError):

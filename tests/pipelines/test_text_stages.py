@@ -67,13 +67,15 @@ def sources(bench: Bench, tmp_path: Path) -> dict[str, Artifact]:
         file.write("\n".join(lines))
     table = pa.table({"text": ["\n".join(prose("de", 200 + n)) for n in range(6)]})
     pq.write_table(table, tmp_path / "own.parquet", row_group_size=2)
-    columns = {"text": "body", "id": "key", "url": "link"}
+    columns = {"text": "body", "id": "key", "url": "link", "date": None}
     return {
         "web": bench.source("web", [(path, "warc") for path in archives]),
         "code": bench.source("code", [(tmp_path / "code.parquet", "parquet")], origin="environment"),
         "lines": bench.source("lines", [(tmp_path / "own.jsonl.gz", "jsonl")], columns=columns),
         "table": bench.source(
-            "table", [(tmp_path / "own.parquet", "parquet")], columns={"text": "text", "id": None, "url": None}
+            "table",
+            [(tmp_path / "own.parquet", "parquet")],
+            columns={"text": "text", "id": None, "url": None, "date": None},
         ),
     }
 
