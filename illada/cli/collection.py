@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -15,13 +16,13 @@ from illada.config import Placement
 from illada.report.facts import DOCUMENTS
 
 if TYPE_CHECKING:
-    from illada.artifacts import Artifact, Store
+    from illada.artifacts import Artifact, Folder, Store
     from illada.data.shards import TokenShards
 
 Target = Annotated[
     str,
     typer.Argument(
-        help="A run, a snapshot (corpus@number), an artifact's folder, or a Parquet file or folder of shards.",
+        help="A run, a snapshot (corpus@number), an artifact's folder, a Parquet file, or a folder of shards.",
         metavar="RUN|SNAP|PATH",
     ),
 ]
@@ -55,17 +56,22 @@ def locate(target: str, stage: str | None, database: str | None, store: str) -> 
     Raises:
         ValueError: there is nothing of that name, or nothing to look into in it.
     """
+    from illada.artifacts import Folder
+    from illada.artifacts.folder import is_url
+
     path = Path(target)
     if path.exists():
         return _at_path(path.resolve())
+    if is_url(target):
+        return _of_shards(Folder.at(target))
     if "@" in target:
         return _of_snapshot(target, store)
     return _of_run(target, stage, database)
 
 
 def _at_path(path: Path) -> Collection:
-    from illada.artifacts import Store
-    from illada.data.shards import INDEX, TokenShards
+    from illada.artifacts import Folder, Store
+    from illada.data.shards import INDEX
 
     if path.is_file():
         return _files(str(path), [path])
@@ -73,11 +79,25 @@ def _at_path(path: Path) -> Collection:
         found = Store(path.parent.parent)
         return _of_artifacts(str(path), found, [found.open(path.parent.name, path.name)])
     if (path / INDEX).is_file():
-        return Collection(label=str(path), shards={path.name: TokenShards.open(path)})
+        return _of_shards(Folder.at(path))
     files = sorted(path.glob("*.parquet"))
     if not files:
         raise ValueError(f"{path}: holds no record.json, no {INDEX} and no Parquet file")
     return _files(str(path), files)
+
+
+def _of_shards(folder: Folder) -> Collection:
+    """A folder of shards; with their tokenizer when it is where an artifact has them: <artifact>/<attempt>/<split>."""
+    from illada.artifacts import ArtifactError, Store
+    from illada.data.shards import TokenShards
+
+    found = Collection(label=str(folder), shards={folder.name: TokenShards.open(folder)})
+    root, *parts = folder.url.rsplit("/", 4)
+    if len(parts) == 4:
+        with contextlib.suppress(ArtifactError):
+            artifact = Store(root).open(parts[0], parts[1])
+            found.tokenizer = Store(root).open("tokenizer", artifact.record["inputs"].get("tokenizer", ""))
+    return found
 
 
 def _files(label: str, files: Sequence[Path]) -> Collection:

@@ -18,6 +18,8 @@ from illada.cli.options import Database, Json
 from illada.cli.visible import one_line, visible
 
 if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
     from illada.data.look import TokenDocument
     from illada.data.tokenizer import TextTokenizer
 
@@ -26,6 +28,12 @@ Id = Annotated[str | None, typer.Option("--id", help="The document with this id.
 Source = Annotated[str | None, typer.Option("--source", help="Documents of this source.")]
 Language = Annotated[str | None, typer.Option("--language", help="Documents in this language.")]
 Domain = Annotated[str | None, typer.Option("--domain", help="Documents of this registrable domain (example.co.uk).")]
+Windows = Annotated[
+    str | None, typer.Option("--windows", help="Training windows of these numbers, with commas between them.")
+]
+Length = Annotated[
+    int | None, typer.Option("--length", min=1, help="Tokens of a training window (`window` of its training).")
+]
 Url = Annotated[str | None, typer.Option("--url", help="Documents of exactly this URL.")]
 
 _SHADES = ("black on bright_cyan", "black on bright_yellow")
@@ -39,7 +47,8 @@ def register(data: typer.Typer) -> None:
 
     @data.command(
         epilog="Examples: illada data inspect demo  |  illada data inspect demo --rejected --reason short_document  |  "
-        "illada data inspect web@3 --tokens --language de"
+        "illada data inspect web@3 --tokens --language de  |  "
+        "illada data inspect demo --windows 17,204 --length 256"
     )
     def inspect(
         target: Target,
@@ -48,6 +57,8 @@ def register(data: typer.Typer) -> None:
         step: Annotated[str | None, typer.Option("--step", help="Rejected by this step.")] = None,
         reason: Annotated[str | None, typer.Option("--reason", help="Rejected for this reason.")] = None,
         tokens: Annotated[bool, typer.Option("--tokens", help="As tokens, with their boundaries.")] = False,
+        windows: Windows = None,
+        length: Length = None,
         identity: Id = None,
         source: Source = None,
         language: Language = None,
@@ -61,7 +72,8 @@ def register(data: typer.Typer) -> None:
         database: Database = None,
         as_json: Json = False,
     ) -> None:
-        """Documents: kept, rejected with reasons, or as tokens with their boundaries."""
+        """Documents: kept, rejected with reasons, or as tokens with their boundaries; training windows by number."""
+        from illada.cli.data_windows import parse_numbers, show_windows
         from pipelines.browse import Selection, rows
 
         wanted = Selection(
@@ -69,7 +81,13 @@ def register(data: typer.Typer) -> None:
         )
         if (step or reason) and not rejected:
             raise ValueError("--step and --reason are of rejected documents: add --rejected")
+        if (windows is None) != (length is None):
+            raise ValueError("--windows and --length go together: a window's number depends on the length of windows")
+        numbers = parse_numbers(windows) if windows is not None else []
         found = locate(target, stage, database, store)
+        if length is not None:
+            show_windows(found, numbers, length, characters, as_json=as_json)
+            return
         if tokens or (found.shards and not found.documents and not rejected):
             _show_tokens(found, wanted, limit, characters, as_json=as_json)
             return
@@ -119,31 +137,34 @@ def _show_tokens(found: Collection, wanted: Any, limit: int, characters: int, *,
         row = {"id": document.id, "source": document.source, "language": document.language}
         ratio = f", {document.bytes / len(document.tokens):.2f} bytes a token" if len(document.tokens) else ""
         _head(console, number, row, f"{split}: {len(document.tokens):,} tokens{ratio}")
-        console.print(_coloured(document, tokenizer, characters, console.is_terminal))
+        console.print(coloured(document.tokens, tokenizer, characters, console.is_terminal))
     if not number:
         console.print("no such document")
 
 
 def _as_json(split: str, document: TokenDocument, tokenizer: TextTokenizer | None) -> dict[str, Any]:
+    row = {name: getattr(document, name) for name in ("id", "source", "language", "bytes")}
+    return {**row, "split": split, "tokens": spelt(document.tokens, tokenizer)}
+
+
+def spelt(tokens: NDArray[Any], tokenizer: TextTokenizer | None) -> list[Any]:
+    """Tokens as JSON: [id, text] each, or ids alone where there is no tokenizer."""
     from illada.data.look import pieces
 
-    row = {name: getattr(document, name) for name in ("id", "source", "language", "bytes")}
-    if tokenizer is None:
-        return {**row, "split": split, "tokens": document.tokens.tolist()}
-    return {**row, "split": split, "tokens": [list(piece) for piece in pieces(document.tokens, tokenizer)]}
+    return tokens.tolist() if tokenizer is None else [list(piece) for piece in pieces(tokens, tokenizer)]
 
 
-def _coloured(document: TokenDocument, tokenizer: TextTokenizer | None, characters: int, colours: bool) -> Text:
+def coloured(tokens: NDArray[Any], tokenizer: TextTokenizer | None, characters: int, colours: bool) -> Text:
     """Tokens in two shades in turn, on a terminal; elsewhere a broken bar stands between them."""
     from illada.data.look import pieces
     from illada.data.tokenizer import SPECIAL_TOKENS
 
     if tokenizer is None:
-        return Text(_cut(" ".join(map(str, document.tokens.tolist())), characters))
+        return Text(_cut(" ".join(map(str, tokens.tolist())), characters))
     text, shown = Text(), 0
-    for index, (token, piece) in enumerate(pieces(document.tokens, tokenizer)):
+    for index, (token, piece) in enumerate(pieces(tokens, tokenizer)):
         if characters and shown > characters:
-            text.append(f" ... and {len(document.tokens) - index:,} more tokens")
+            text.append(f" ... and {len(tokens) - index:,} more tokens")
             break
         shown += len(piece)
         special = token < len(SPECIAL_TOKENS)

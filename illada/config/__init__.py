@@ -34,7 +34,7 @@ from illada.config.sources import (
     WebDocs,
 )
 from illada.config.substrings import Substrings
-from illada.config.training import Drop, Objective, Optimizer, Plateau, Schedule, Training
+from illada.config.training import Drop, Guard, Objective, Optimizer, Plateau, Schedule, Training
 from illada.config.workflow import RunConfig, WorkflowConfig
 
 __all__ = [
@@ -61,6 +61,7 @@ __all__ = [
     "Generate",
     "GopherQuality",
     "GopherRepetition",
+    "Guard",
     "Mixture",
     "ModelConfig",
     "Objective",

@@ -90,6 +90,18 @@ class Schedule(Config):
         return self
 
 
+class Guard(Config):
+    """Updates that are left out: where loss or gradient is not finite, and where the gradient is a spike.
+
+    A spike is a gradient norm above `spike` times the median of the last `history` updates that were made; None looks
+    for none. `most_skips` in a row end the stage.
+    """
+
+    spike: float | None = Field(default=10.0, gt=1)
+    history: int = Field(default=100, ge=10)
+    most_skips: int = Field(default=5, gt=0)
+
+
 class Training(Config):
     """One training stage. `steps` or `epochs` sets its length; `global_batch` counts windows a step."""
 
@@ -100,6 +112,7 @@ class Training(Config):
     objective: Objective = Objective()
     optimizer: Optimizer = Optimizer()
     schedule: Schedule
+    guard: Guard = Guard()
     dtype: Literal["float32", "bfloat16"] = "float32"
     seed: int = Field(default=0, ge=0)
 

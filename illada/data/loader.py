@@ -96,6 +96,10 @@ class Loader:
         levels = self._levels(step, first, count)
         return Batch(window_ids=window_ids, epochs=epochs, tokens=tokens, **self._noise(epochs, window_ids, levels))
 
+    def window_ids(self, step: int) -> NDArray[np.int64]:
+        """The windows of a whole global step: int64 [global_batch]."""
+        return self._rows(np.arange(step * self.global_batch, (step + 1) * self.global_batch))[1]
+
     def _rows(self, rows: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """Epochs and window ids of rows, which are counted from 0 over all steps."""
         epochs, places = np.divmod(rows, len(self.windows))
@@ -200,6 +204,11 @@ class MovingLoader(Loader):
         """See `Loader.batch`."""
         start, loader = self._at(step)
         return super().batch(step, first, count) if loader is None else loader.batch(step - start, first, count)
+
+    def window_ids(self, step: int) -> NDArray[np.int64]:
+        """See `Loader.window_ids`; they are of the shards in use at `step`."""
+        start, loader = self._at(step)
+        return super().window_ids(step) if loader is None else loader.window_ids(step - start)
 
     def state(self, step: int) -> dict[str, Any]:
         """See `Loader.state`; `moves` has the step and the shards of each move that a consumed step was after."""

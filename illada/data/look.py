@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from illada.data.shards import TokenShards
 from illada.data.tokenizer import SPECIAL_TOKENS, TextTokenizer
+from illada.data.windows import Windows
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -37,6 +38,40 @@ def token_documents(shards: TokenShards, wanted: Mapping[str, str]) -> Iterator[
             ids = batch.column("input_ids")[row].values
             columns = {name: batch.column(name)[row].as_py() for name in ("id", "source", "language", "bytes")}
             yield TokenDocument(tokens=ids.to_numpy(), **columns)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TokenWindow:
+    """A training window: int [length], the tokens from number `first` of a shard on.
+
+    `documents` are those that it has tokens of, in order: id, source, language, and tokens in the window.
+    """
+
+    number: int
+    shard: str
+    first: int
+    tokens: NDArray[Any]
+    documents: list[dict[str, Any]]
+
+
+def token_windows(shards: TokenShards, length: int, numbers: Sequence[int]) -> Iterator[TokenWindow]:
+    """The training windows of these numbers, as `illada.data.windows` counts them. ValueError when there is none."""
+    windows = Windows(shards, length)
+    for number in numbers:
+        if not 0 <= number < len(windows):
+            raise ValueError(f"there is no window {number}: {shards.folder} has {len(windows):,} of {length} tokens")
+        shard, first = windows.locate(number)
+        batch, offsets = shards.batch(shard), shards.offsets(shard)
+        start, end = np.searchsorted(offsets, [first, first + length - 1], side="right") - 1
+        documents = []
+        for row in range(start, end + 1):
+            inside = int(min(offsets[row + 1], first + length) - max(offsets[row], first))
+            if inside:
+                columns = {name: batch.column(name)[row].as_py() for name in ("id", "source", "language")}
+                documents.append({**columns, "tokens": inside})
+        yield TokenWindow(
+            number=number, shard=shards.shards[shard]["file"], first=first, tokens=windows[number], documents=documents
+        )
 
 
 def pieces(tokens: NDArray[Any], tokenizer: TextTokenizer) -> list[tuple[int, str]]:

@@ -42,7 +42,7 @@ class Event:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class TrainingRecord:
-    """What training wrote; `skipped` counts updates left out as not finite, `notes` says what could not be read."""
+    """What training wrote; `skipped` counts updates left out, `notes` says what could not be read."""
 
     points: Sequence[Point]
     skipped: int
@@ -103,7 +103,7 @@ def _points(path: Path) -> tuple[list[Point], int]:
     group: list[dict[str, Any]] = []
     for index, row in enumerate(_rows(path)):
         group.append(row)
-        skipped += row.get("skipped") is True
+        skipped += bool(row.get("skipped"))
         if (index + 1) * bins // total > len(points):
             points.append(_mean(group))
             group = []

@@ -231,6 +231,9 @@ def _at(event: Event) -> str:
     return "" if event.step is None else f"step {count(event.step)}"
 
 
+_UNTOLD = ("time", "windows")  # the numbers of a whole batch's windows may be thousands
+
+
 def _detail(event: Event) -> str:
-    figures = {name: value for name, value in event.detail.items() if name != "time" and value is not None}
+    figures = {name: value for name, value in event.detail.items() if name not in _UNTOLD and value is not None}
     return ", ".join(f"{name} {_DETAILS.get(name, str)(value)}" for name, value in figures.items())

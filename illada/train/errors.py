@@ -4,7 +4,7 @@ from __future__ import annotations
 
 
 class DivergedError(ValueError):
-    """Several steps in a row had a loss or gradient that is not finite."""
+    """Several updates in a row had to be left out: their loss or gradient was not finite, or a spike."""
 
 
 class RankError(RuntimeError):

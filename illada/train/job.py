@@ -98,6 +98,10 @@ class Job:
             domain=self.domain,
         )
 
+    def shards_at(self, step: int) -> ShardSource:
+        """The shards that a global step, counted from 0, takes its windows from."""
+        return [self.shards, *(shards for start, shards in self.moves if start <= step)][-1]
+
     def total_steps(self, loader: Loader) -> int:
         """Updates in all: `steps`, or the whole batches in `epochs`."""
         if self.training.steps is not None:

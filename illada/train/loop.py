@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import gc
-import math
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -32,13 +31,13 @@ from illada.model.weights import initial_tensor, load_hf_weights
 from illada.train import checkpoint, decay, state
 from illada.train.errors import DivergedError, RankError, RanksStoppedError
 from illada.train.events import append_event
+from illada.train.guard import History, Skip, explain, suspects
 from illada.train.job import Job
-from illada.train.metrics import METRICS, SUMS, MetricsLog, add_micro_batch, read_rows, step_row
+from illada.train.metrics import METRICS, MetricsLog, add_micro_batch, read_rows, step_row
 from illada.train.parallel import DTYPES, Wrapped, initialise_groups, wrap
 from illada.train.process import device
 from illada.train.schedule import learning_rate
-
-MOST_SKIPS = 5
+from illada.train.sums import StepSums
 
 
 def run(
@@ -53,7 +52,7 @@ def run(
 
     Raises:
         RanksStoppedError: `stop` was set.
-        DivergedError: `MOST_SKIPS` steps in a row could not be used.
+        DivergedError: as many updates in a row as `training.guard` allows had to be left out.
         StaleDriverError: on rank 0, another driver has taken the stage over.
         ValueError: data, checkpoint and configuration do not fit together.
     """
@@ -66,12 +65,14 @@ def _run(job: Job, stop: threading.Event, on_row: Callable[[Mapping[str, Any]], 
     loader = job.loader()
     found, horizon = _find(job, decay.Horizon.planned(job.training, job.total_steps(loader)))
     wrapped = _build(job, loader, found)
-    skips = int(found.stored.manifest.get("skips", 0)) if found.stored else 0
+    history = History.from_json(found.stored.manifest["guard"]) if found.stored else History()
     fence = Fence(job.work, job.epoch)
     first = dist.get_rank() == 0
     log = MetricsLog(job.work, found.step) if first else None
     watch = decay.Watch(job.training, job.work, read_rows(job.work, METRICS)) if first else None
-    stepper = _Stepper(job=job, loader=loader, wrapped=wrapped, horizon=horizon, stop=stop, watch=watch)
+    stepper = _Stepper(
+        job=job, loader=loader, wrapped=wrapped, horizon=horizon, history=history, stop=stop, watch=watch
+    )
     if first:
         layout = {name: getattr(job.placement, name) for name in ("tensor", "pipeline", "data", "micro_batch")}
         resumed = {"resumed_from": found.stored.name} if found.stored else {}
@@ -84,24 +85,22 @@ def _run(job: Job, stop: threading.Event, on_row: Callable[[Mapping[str, Any]], 
         if first and (data := loader.moved(step)) is not None:
             append_event(job.work, "move", step=step, data=data)
         row = stepper.step(step)
-        skips = skips + 1 if row.get("skipped") else 0
         horizon = stepper.horizon
         if log is not None and watch is not None:
             fence.check()
-            _record(job, log, row)
+            log.append(row)
+            if "skipped" in row:
+                _record_skip(job, loader, row, stepper.history)
             watch.add(row)
             on_row({**row, "total_steps": horizon.total_steps})
-        if skips == MOST_SKIPS:
-            windows = loader.batch(step, 0, loader.global_batch).window_ids.tolist()
-            raise DivergedError(
-                f"step {step + 1}: loss or gradient was not finite for {MOST_SKIPS} steps in a row; the last had "
-                f"windows {windows} of {job.shards}. Lower the learning rate or look at these windows"
-            )
+        if len(stepper.history.skips) >= job.training.guard.most_skips:
+            raise DivergedError(explain(stepper.history.skips, job.shards_at(step), job.training.window))
         step += 1
         if step % job.placement.checkpoint_steps == 0 or step == horizon.total_steps:
             if log is not None:
                 log.sync()
-            _save(job, loader, wrapped, step, {"skips": skips, **horizon.to_json()}, scratch)
+            state_of_run = {"guard": stepper.history.to_json(), **horizon.to_json()}
+            _save(job, loader, wrapped, step, state_of_run, scratch)
     if first:
         append_event(job.work, "done", step=step)
 
@@ -138,10 +137,18 @@ def _build(job: Job, loader: Loader, found: checkpoint.Latest) -> Wrapped:
     return wrap(module, job.training)
 
 
-def _record(job: Job, log: MetricsLog, row: dict[str, Any]) -> None:
-    log.append(row)
-    if row.get("skipped"):
-        append_event(job.work, "skipped", step=row["step"], loss=row["loss"], grad_norm=row["grad_norm"])
+def _record_skip(job: Job, loader: Loader, row: Mapping[str, Any], history: History) -> None:
+    skip = history.skips[-1]
+    append_event(
+        job.work,
+        "skipped",
+        step=skip.step,
+        reason=skip.reason,
+        loss=row["loss"],
+        grad_norm=row["grad_norm"],
+        windows=loader.window_ids(skip.step - 1).tolist(),
+        suspects=skip.suspects,
+    )
 
 
 def _save(
@@ -166,13 +173,14 @@ def _save(
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class _MicroBatch:
-    """Tensors of one micro-batch; b windows of s tokens. See `illada.data.loader.Batch`."""
+    """Tensors of one micro-batch; b windows of s tokens, `first` a row of the rank's. See `Batch`."""
 
     tokens: Tensor
     mask: Tensor
     weight: Tensor
     level: Tensor
     boundaries: Tensor
+    first: int
 
 
 @dataclass(kw_only=True, slots=True)
@@ -181,6 +189,7 @@ class _Stepper:
     loader: Loader
     wrapped: Wrapped
     horizon: decay.Horizon
+    history: History
     stop: threading.Event
     watch: decay.Watch | None
 
@@ -196,7 +205,8 @@ class _Stepper:
         self.wrapped.ddp.zero_grad_buffer()
         optimizer.zero_grad()
         wanted = self.watch.wanted(step, self.horizon) if self.watch else (0, 0)
-        *sums, stopping, over, reason = self._gradients(batch, wanted).tolist()
+        sums = self._gradients(batch, wanted)
+        stopping, over, reason = sums.signals.tolist()
         if stopping:
             check_fence(self.job.work, self.job.epoch)
             raise RanksStoppedError(f"asked to stop at step {step}")
@@ -204,16 +214,23 @@ class _Stepper:
             self._begin_decay(step + 1, int(over), decay.REASONS[int(reason)])
         optimizer.prepare_grads()
         norm = float(optimizer.clip_grad_norm(training.optimizer.clip))
-        if math.isfinite(sums[0]) and math.isfinite(norm):
+        figures = sums.figures.tolist()
+        skipped = self.history.verdict(training.guard, figures[0], norm)
+        if skipped is None:
             optimizer.step_with_ready_grads()
+            self.history = self.history.made(training.guard, norm)
+        else:
+            worst = suspects(self.loader.window_ids(step).tolist(), sums.windows.tolist())
+            self.history = self.history.skipped(Skip(step=step + 1, reason=skipped, suspects=worst))
         return step_row(
-            sums,
+            figures,
             step=step + 1,
             epoch=self.loader.epoch(step),
             lr=lr,
             grad_norm=norm,
             tokens=(step + 1) * training.global_batch * training.window,
             seconds=time.perf_counter() - started,
+            skipped=skipped,
         )
 
     def _begin_decay(self, step: int, over: int, reason: decay.Reason) -> None:
@@ -222,15 +239,14 @@ class _Stepper:
             decay.decide(self.job.work, self.horizon)
             append_event(self.job.work, "decay", step=step, over=self.horizon.decay_steps, reason=reason)
 
-    def _gradients(self, batch: Batch, wanted: tuple[int, int]) -> Tensor:
-        """Accumulate and reduce the gradients of this rank's rows.
+    def _gradients(self, batch: Batch, wanted: tuple[int, int]) -> StepSums:
+        """Accumulate and reduce the gradients of this rank's rows; returns the step's sums over all ranks.
 
-        Returns:
-            float64 [SUMS + 3]: the step's sums over all ranks, the number of ranks that were asked to stop, and
-            `wanted` of rank 0; the other ranks' is zeros.
+        `wanted` is rank 0's, and zeros on the others.
         """
         size = self.job.placement.micro_batch
-        sums = torch.zeros(SUMS + 3, dtype=torch.float64, device=device())
+        sums = StepSums.zeros(self.job.training.global_batch, device())
+        first = parallel_state.get_data_parallel_rank() * len(batch.tokens)
         counted = parallel_state.get_tensor_model_parallel_rank() == 0
 
         def forward(micro_batches: Iterator[_MicroBatch], model: torch.nn.Module) -> tuple[Tensor, Any]:
@@ -239,7 +255,8 @@ class _Stepper:
 
             def loss(cross_entropy: Tensor) -> tuple[Tensor, dict[str, Any]]:
                 if counted:
-                    add_micro_batch(sums, cross_entropy, micro.weight, micro.level, micro.mask)
+                    add_micro_batch(sums.figures, cross_entropy, micro.weight, micro.level, micro.mask)
+                    sums.add_windows(first + micro.first, cross_entropy, micro.weight, micro.mask)
                 return weighted_loss(cross_entropy, micro.weight[micro.mask], micro.tokens.numel()), {}
 
             return output, loss
@@ -254,8 +271,8 @@ class _Stepper:
             decoder_seq_length=batch.tokens.shape[1],
             forward_only=False,
         )
-        sums[SUMS:] = torch.tensor([float(self.stop.is_set()), *wanted], device=device())
-        dist.all_reduce(sums)
+        sums.signals[:] = torch.tensor([float(self.stop.is_set()), *wanted], device=device())
+        sums.reduce()
         return sums
 
 
@@ -266,5 +283,6 @@ def _micro_batches(batch: Batch, size: int) -> Iterator[_MicroBatch]:
             **{
                 name: torch.from_numpy(getattr(batch, name)[rows]).to(device())
                 for name in ("tokens", "mask", "weight", "level", "boundaries")
-            }
+            },
+            first=first,
         )

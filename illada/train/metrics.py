@@ -13,8 +13,8 @@ A row of `metrics.jsonl` is one update:
     tokens            tokens seen so far
     seconds           of this step alone; `tokens_per_second` follows from it
 
-A step whose loss or gradient was not finite changed no weight: its row has `"skipped": true` and null for what is not a
-number. After a resume the rows of undone steps are dropped, so that the file is an uninterrupted run's but for timings.
+A step that changed no weight has the reason (`illada.train.guard`) as `skipped`, and null for what is not a number.
+After a resume the rows of undone steps are dropped, so that the file is an uninterrupted run's but for timings.
 """
 
 from __future__ import annotations
@@ -30,6 +30,8 @@ from illada.artifacts import Folder
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+    from illada.train.guard import Reason
 
 NOISE_BUCKETS = 10
 SUMS = 3 + 4 * NOISE_BUCKETS
@@ -63,7 +65,15 @@ def add_micro_batch(sums: Tensor, cross_entropy: Tensor, weight: Tensor, level: 
 
 
 def step_row(
-    sums: Sequence[float], *, step: int, epoch: int, lr: float, grad_norm: float, tokens: int, seconds: float
+    sums: Sequence[float],
+    *,
+    step: int,
+    epoch: int,
+    lr: float,
+    grad_norm: float,
+    tokens: int,
+    seconds: float,
+    skipped: Reason | None,
 ) -> dict[str, Any]:
     """The row of one step from its reduced sums; `tokens` counts all tokens seen so far, this step's included."""
     weighted, masked, positions = sums[:3]
@@ -82,9 +92,7 @@ def step_row(
         "tokens_per_second": positions / seconds,
         "seconds": seconds,
     }
-    if row["loss"] is None or row["grad_norm"] is None:
-        row["skipped"] = True
-    return row
+    return row if skipped is None else {**row, "skipped": skipped}
 
 
 def mean_loss_by_noise(rows: Sequence[Mapping[str, Any]]) -> list[float | None]:

@@ -165,7 +165,7 @@ def _run_ranks(job: Job, scratch: Path, done: int, total_steps: int, progress: P
             if row["total_steps"] != total_steps:  # the decay has begun, and with it the end is known
                 total_steps = row["total_steps"]
                 progress.start(total_steps, "steps")
-            skipped = row.get("skipped", False)
+            skipped = "skipped" in row
             figures = {"lr": row["lr"]} if skipped else {name: row[name] for name in _FIGURES} | _by_noise(row)
             useful = goodput.observe(row["step"], 0.0 if skipped else row["seconds"])
             progress.update(row["step"], **figures, goodput=useful, restarts=restarts())

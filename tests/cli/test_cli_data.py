@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -155,6 +156,32 @@ def test_tokens_with_boundaries(illada: Invoke, demo: Store) -> None:
         illada("data", "inspect", "demo", "--tokens", "--url", "x")
 
 
+def test_training_windows_by_number(illada: Invoke, demo: Store) -> None:
+    """All windows one after another are the stream of tokens, and name the documents these belong to."""
+    tokenizer = TextTokenizer.load(demo.artifacts("tokenizer")[0].local())
+    stream = [
+        (token, row.id) for row in DOCUMENTS[:3] for token in (BOS_ID, *tokenizer.encode(row.text).tolist(), EOS_ID)
+    ]
+    length, shards = 7, str(demo.artifacts("tokenize")[0].local("train"))
+    numbers = ",".join(map(str, range(len(stream) // length)))
+    for target in ("demo", demo.artifacts("tokenize")[0].root.url, shards):
+        shown = lines(illada("data", "inspect", target, "--windows", numbers, "--length", "7", "--json"))
+        assert [token for window in shown for token, _ in window["tokens"]] == [t for t, _ in stream][: 7 * len(shown)]
+        for window in shown:
+            ids = [name for _, name in stream[window["first"] : window["first"] + length]]
+            assert window["documents"] and sum(row["tokens"] for row in window["documents"]) == length
+            assert {row["id"]: row["tokens"] for row in window["documents"]} == {name: ids.count(name) for name in ids}
+    output = illada("data", "inspect", shards, "--windows", "2,0", "--length", "7").output
+    assert output.index("window 2 ") < output.index("window 0 ") and f"document: {DOCUMENTS[0].id}" in output
+    for wrong, said in (
+        (["--windows", "999", "--length", "7"], f"no window 999: .* has {len(stream) // length} of 7 tokens"),
+        (["--windows", "1-3", "--length", "7"], "numbers with commas"),
+        (["--windows", "1"], "go together"),
+    ):
+        with pytest.raises(ValueError, match=said):
+            illada("data", "inspect", shards, *wrong)
+
+
 def test_figures_add_up(illada: Invoke, demo: Store) -> None:
     figures = json.loads(illada("data", "stats", "demo", "--json").output)
     documents, tokens = figures["documents"], figures["tokens"]
@@ -198,7 +225,7 @@ def test_paths_are_looked_into_too(illada: Invoke, demo: Store, tmp_path: Path) 
     file = artifact.path("documents/00000.parquet")
     for target in (str(file), str(file.parent), artifact.root.url):
         assert len(lines(illada("data", "inspect", target, "--json"))) == 4, target
-    shards = demo.artifacts("tokenize")[0].local("train")
+    shards = shutil.copytree(demo.artifacts("tokenize")[0].local("train"), tmp_path / "shards")
     (bare,) = lines(illada("data", "inspect", str(shards), "--language", "de", "--json"))
     assert bare["tokens"][0] == BOS_ID, "ids only: nothing says which tokenizer"
     rejected = demo.artifacts("curate")[0].path("rejected/00000.parquet")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import shutil
@@ -17,6 +18,7 @@ from train_helpers import TRAINING, placement, published, trace, verify, write_s
 from train_ranks import job, on_ranks
 
 from illada.artifacts import claim
+from illada.config import Guard
 from illada.train import checkpoint, loop, state
 from illada.train.checkpoint import FOLDER
 from illada.train.job import Job
@@ -29,14 +31,14 @@ def events(work: Path, kind: str) -> list[dict[str, Any]]:
     return [row for row in rows if row["event"] == kind]
 
 
-def poisoned(task: Job, steps: list[int]) -> None:
-    """The loop, with a loss that is not a number in one micro-batch of the given steps."""
-    sound, calls = loop.weighted_loss, iter(range(10_000))
-    per_step = task.training.global_batch // task.placement.micro_batch
+def poisoned(task: Job, steps: list[int], factor: float = float("nan"), start: int = 0) -> None:
+    """The loop from `start` on, with a loss times `factor` in one micro-batch of the given steps."""
+    sound, calls = loop.weighted_loss, itertools.count()
+    per_step = task.training.global_batch // (task.placement.data * task.placement.micro_batch)
 
     def weighted_loss(cross_entropy: torch.Tensor, weight: torch.Tensor, tokens: int) -> torch.Tensor:
         step, micro_batch = divmod(next(calls), per_step)
-        return sound(cross_entropy, weight, tokens) * (float("nan") if step in steps and micro_batch == 1 else 1.0)
+        return sound(cross_entropy, weight, tokens) * (factor if start + step in steps and micro_batch == 1 else 1.0)
 
     loop.weighted_loss = weighted_loss  # this process trains nothing else
     loop.run(task)
@@ -57,11 +59,35 @@ def test_a_gradient_that_is_not_finite_changes_nothing(shards: Path, tmp_path: P
 def test_divergence_stops_with_the_windows(shards: Path, tmp_path: Path) -> None:
     task = job(tmp_path, shards, placement())
     bad = list(range(5, 20))
-    with pytest.raises(Exception, match=r"step 10: .*not finite for 5 steps in a row.*windows \[\d+, .*learning rate"):
+    told = rf"5 updates .*step 10 \(not finite\): windows \d+,.*inspect {shards} --windows"
+    with pytest.raises(Exception, match=told):
         on_ranks(task, poisoned, bad)
     rows = trace(tmp_path / "metrics.jsonl")
     assert [row["step"] for row in rows if row.get("skipped")] == [6, 7, 8, 9, 10]
     assert published(tmp_path / FOLDER) == []
+
+
+SPIKE = TRAINING.model_copy(update={"guard": Guard(spike=4.0, history=10)})
+LAYOUTS = [(2, 1, 1), *(pytest.param(*layout, marks=pytest.mark.slow) for layout in ((1, 1, 2), (1, 2, 1)))]
+
+
+@pytest.mark.parametrize(("tensor", "pipeline", "data"), LAYOUTS)
+def test_a_spike_is_left_out_on_every_rank_and_again_after_a_resume(
+    tensor: int, pipeline: int, data: int, shards: Path, tmp_path: Path
+) -> None:
+    task = job(tmp_path, shards, placement(tensor, pipeline, data), training=SPIKE)
+    on_ranks(task, poisoned, [14], 1e4)
+    rows = trace(tmp_path / "metrics.jsonl")
+    assert {row["step"]: row["skipped"] for row in rows if "skipped" in row} == {15: "spike"}
+    (event,) = events(tmp_path, "skipped")
+    assert event["reason"] == "spike" and event["grad_norm"] == rows[14]["grad_norm"] > 4 * rows[13]["grad_norm"]
+    windows = task.loader().batch(14, 0, 8).window_ids.tolist()
+    assert event["windows"] == windows and len(set(event["suspects"]) & set(windows)) == 4
+    files = verify(published(tmp_path / FOLDER)[-1])["files"]
+    shutil.rmtree(published(tmp_path / FOLDER)[-1])
+    on_ranks(task, poisoned, [14], 1e4, 10)  # by the norms in the checkpoint: too few follow it
+    assert trace(tmp_path / "metrics.jsonl") == rows
+    assert verify(published(tmp_path / FOLDER)[-1])["files"] == files
 
 
 def overtaken(task: Job) -> None:

@@ -119,7 +119,7 @@ def test_interrupted_and_resumed(reference: Path, shards: Path, tmp_path: Path) 
 @pytest.mark.slow
 def test_an_error_in_a_rank_comes_out_as_itself(shards: Path, tmp_path: Path) -> None:
     mad = Schedule(peak=1e30, minimum=0, warmup_steps=0, decay="linear", decay_fraction=0)
-    with pytest.raises(DivergedError, match="not finite for 5 steps in a row"):
+    with pytest.raises(DivergedError, match=r"5 updates in a row had to be left out.*not finite"):
         run_stage(tmp_path, shards, placement(), training=TRAINING.model_copy(update={"schedule": mad}))
     assert len(events(tmp_path / "work", "start")) == 1  # it was not tried again
     (event,) = events(tmp_path / "work", "failed")
