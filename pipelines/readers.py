@@ -175,7 +175,7 @@ def _unwanted(page: Page) -> str | None:
     if not page.url:
         return "no_url"
     if page.extracted:
-        return None
+        return None if page.media_type in ("text/plain", "") else "not_text"
     head = page.payload[:2048].lower()
     looks_like_html = any(sign in head for sign in _HTML_SIGNS)
     if page.media_type not in _HTML and not (page.media_type == "" and looks_like_html):

@@ -2,13 +2,13 @@
 
 Written files have one gzip member a record and no time stamps but the pages' own, so equal pages give equal bytes.
 Reading uses FastWARC and, where it stops at damage, looks for the next record that can be read: a truncated or corrupt
-record costs that record only. (An archive that is one single gzip member is lost from the first bad byte on.)
+record costs that record only. (An archive that is one single gzip member or zstd frame is lost from the first bad byte
+on.)
 """
 
 from __future__ import annotations
 
 import base64
-import contextlib
 import hashlib
 import mmap
 import re
@@ -22,12 +22,11 @@ from types import TracebackType
 from typing import Any, Self
 
 from pipelines.http_body import read_body
+from pipelines.members import GZIP, PLAIN, Behind, cut_off, dictionary, next_record
 
 MAX_BLOCK = 32 * 2**20
 """Larger records, and pages larger than that once unpacked, are passed over: no page of text is that long."""
-_GZIP, _PLAIN = b"\x1f\x8b\x08", b"WARC/"
 _DATE = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d{1,9})?Z")
-_HEADER = re.compile(rb"WARC/[01]\.\d+\r\n[A-Za-z-]+:")
 
 
 class WarcWriter:
@@ -117,11 +116,14 @@ def _read(path: Path, data: mmap.mmap) -> Iterator[Page | Damage]:
     gap: Damage | None = None  # damage somewhere between the last good record and `start`
     while start is not None:
         good = current = following = None
+        member = start
         try:
-            for current, record in _records(path, start):
+            for current, record in _records(path, start, dictionary(data) if start else b""):
+                if data[current : current + len(GZIP)] == GZIP:
+                    member = current
                 size = record.content_length
                 page = _page(record)
-                if data[current : current + 5] == _PLAIN:
+                if data[current : current + len(PLAIN)] == PLAIN:
                     _check_end(data, current, size)
                 if gap:
                     yield gap
@@ -134,24 +136,29 @@ def _read(path: Path, data: mmap.mmap) -> Iterator[Page | Damage]:
                 raise
             if good is not None and good == current:  # a good record, then no next one
                 gap = Damage(where=f"after the record at byte {good}", error=str(error))
-                following = _next_record(data, good)
+                following = next_record(data, good)
                 if following is None:
                     yield gap
             else:  # this very record; a gap noted before it was this record
                 damaged = start if current is None else current
                 yield Damage(where=f"record at byte {damaged}", error=str(error))
                 gap = None
-                following = _next_record(data, damaged)
+                following = next_record(data, damaged)
+        else:
+            if cut_off(data, member):
+                yield Damage(where=f"after the record at byte {good or 0}", error="ends in the middle of a gzip member")
         start = following
 
 
-def _records(path: Path, start: int) -> Iterator[tuple[int, Any]]:
+def _records(path: Path, start: int, head: bytes) -> Iterator[tuple[int, Any]]:
+    """The records from byte `start` on, and where each begins; `head` is what has to be read before."""
     from fastwarc.warc import ArchiveIterator
 
     with path.open("rb") as file:
         file.seek(start)
-        for record in ArchiveIterator(file, parse_http=False, fsspec_args=False):
-            yield record.stream_pos, record
+        stream: Any = Behind(head, file)  # all of a file that is asked for
+        for record in ArchiveIterator(stream, parse_http=False, fsspec_args=False):
+            yield start - len(head) + record.stream_pos, record
 
 
 def _page(record: Any) -> Page | None:
@@ -200,17 +207,5 @@ def _check_end(data: mmap.mmap, position: int, size: int) -> None:
     """
     end = data.find(b"\r\n\r\n", position) + 4 + size
     rest = data[end : end + 16]
-    if not rest.startswith(b"\r\n\r\n") and rest.lstrip(b"\r\n")[:5] not in (_PLAIN, b""):
+    if not rest.startswith(b"\r\n\r\n") and rest.lstrip(b"\r\n")[:5] not in (PLAIN, b""):
         raise _Unreadable("it does not end where its length says")
-
-
-def _next_record(data: mmap.mmap, after: int) -> int | None:
-    """Where the next record behind `after` begins: a gzip member, or else text, that opens with a WARC header."""
-    position = data.find(_GZIP, after + 1)
-    while position >= 0:
-        with contextlib.suppress(zlib.error):
-            if zlib.decompressobj(31).decompress(data[position : position + 512], len(_PLAIN)) == _PLAIN:
-                return position
-        position = data.find(_GZIP, position + 1)
-    match = _HEADER.search(data, after + 1)
-    return match.start() if match else None

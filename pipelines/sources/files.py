@@ -20,6 +20,7 @@ from illada.artifacts.cache import remembered
 from illada.artifacts.folder import is_url
 from illada.config import ConfigError, TextFiles, WarcFiles
 from pipelines.inputs import checksum
+from pipelines.members import looks_like_an_archive
 
 _CHUNK = 1 << 22
 _READ_BLOCK = 1 << 18
@@ -129,8 +130,8 @@ def _checksum(path: Path, mtime_ns: int, size: int) -> tuple[int, str]:
 def _check_warc(path: str) -> None:
     with _open(path) as file:
         head = file.read(5)
-    if head and head != b"WARC/" and not head.startswith(b"\x1f\x8b"):
-        raise ValueError("is not a WARC file, plain or gzip")
+    if head and not looks_like_an_archive(head):
+        raise ValueError("is not a WARC file, plain, gzip or zstd")
 
 
 def _check_columns(source: TextFiles, path: str) -> None:

@@ -13,6 +13,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import zstandard
 from text_bench import Bench, page, prose, write_archive
 
 from illada.artifacts import Artifact, Folder, NoProgress, sha256_file
@@ -179,6 +180,7 @@ def data(*sources: Any, **curate: Any) -> DataConfig:
 @pytest.fixture
 def files(tmp_path: Path) -> Path:
     write_archive(tmp_path / "a.warc.gz", {"https://example.org": b"<html></html>"})
+    (tmp_path / "a.warc.zst").write_bytes(zstandard.compress(gzip.decompress((tmp_path / "a.warc.gz").read_bytes())))
     pq.write_table(pa.table({"text": ["a"], "number": [1]}), tmp_path / "t.parquet")
     (tmp_path / "t.jsonl").write_text('{"text": "a", "key": 1}\n')
     with gzip.open(tmp_path / "t.jsonl.gz", "wb") as file:
@@ -259,7 +261,7 @@ def test_sound_sources_pass(files: Path, dataset: Path) -> None:
         data(
             WEB,
             PythonCode(name="code", files=1),
-            WarcFiles(name="a", paths=(f"{files}/*.warc.gz",)),
+            WarcFiles(name="a", paths=(f"{files}/*.warc.*",)),
             TextFiles(kind="parquet", name="b", paths=(f"{files}/t.parquet",), id_column="number"),
             TextFiles(
                 kind="jsonl", name="c", paths=(f"{files}/t.jsonl", f"{files}/t.jsonl.gz", f"{files}/empty.jsonl")

@@ -53,7 +53,8 @@ def record(block: bytes, length: int | None = None) -> bytes:
     return head.encode() + b"Content-Type: application/http; msgtype=response\r\n\r\n" + block
 
 
-GOOD = gzip.compress(record(PAGE + b"\r\n<p>good") + b"\r\n\r\n")
+PLAIN = record(PAGE + b"\r\n<p>good") + b"\r\n\r\n"
+GOOD = gzip.compress(PLAIN)
 
 
 def encoded(names: bytes, body: bytes) -> bytes:
@@ -74,6 +75,11 @@ def zstd_bomb(head: bytes = b"", tail: bytes = b"") -> bytes:
 CASES: dict[str, tuple[str, Callable[[], bytes], list[str]]] = {
     "record": ("a.warc.gz", lambda: zipped(record(b"", BOMB * 2**20), b"\r\n\r\n") + GOOD, ["too large"]),
     "gzip": ("a.warc.gz", lambda: encoded(b"gzip", zipped()) + GOOD, ["too large"]),
+    "archive in zstd": (
+        "a.warc.zst",
+        lambda: zstd_bomb(record(b"", BOMB * 2**20), b"\r\n\r\n") + zstandard.compress(PLAIN),
+        ["too large"],
+    ),
     "twice": ("a.warc.gz", lambda: encoded(b"gzip, x-gzip", gzip.compress(zipped())) + GOOD, ["too large"]),
     "brotli": ("a.warc.gz", lambda: encoded(b"br", brotli_bomb()) + GOOD, ["too large"]),
     "zstd": ("a.warc.gz", lambda: encoded(b"zstd", zstd_bomb()) + GOOD, ["too large"]),

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gzip
 import os
+from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -13,7 +15,17 @@ from hypothesis import strategies as st
 from text_bench import Bench, prose
 
 from illada.artifacts import Artifact, Folder, NoProgress, sha256_file
-from illada.config import ConfigError, Curate, DataConfig, DataPlacement, PlainText, Repositories, Source, Tokenizer
+from illada.config import (
+    ConfigError,
+    Curate,
+    DataConfig,
+    DataPlacement,
+    PlainText,
+    Repositories,
+    Source,
+    Tokenizer,
+    WarcFiles,
+)
 from illada.config.refresh import GrowingFolder
 from pipelines.acquire import acquire, check_sources, source_identity
 from pipelines.code_files import left_out, not_written
@@ -76,6 +88,19 @@ def code(tmp_path: Path) -> Path:
     )
 
 
+def extracted() -> Iterator[bytes]:
+    """Records of a WET file."""
+    yield b"WARC/1.0\r\nWARC-Type: warcinfo\r\nContent-Length: 3\r\n\r\na:b\r\n\r\n"
+    texts = {"en": ENGLISH, "de": GERMAN + " < <b>\n", "ja": "図書館は朝九時に開き、最後の読者が帰ると閉まります。" * 9}
+    for name, text in {**texts, "image": "P6"}.items():
+        kind = "image/x-portable-pixmap" if name == "image" else "text/plain"
+        head = (
+            f"WARC/1.0\r\nWARC-Type: conversion\r\nWARC-Target-URI: https://example.org/{name}\r\n"
+            f"WARC-Date: 2024-05-01T00:00:00Z\r\nContent-Type: {kind}\r\nContent-Length: {len(text.encode())}\r\n\r\n"
+        )
+        yield (head + text + "\r\n\r\n").encode()
+
+
 def get(bench: Bench, source: Source) -> Artifact:
     return bench.run(
         f"acquire-{source.name}", source_identity(source), lambda attempt: acquire(source, attempt, NoProgress())
@@ -104,16 +129,18 @@ def reading(artifact: Artifact) -> dict[str, Any]:
 
 @pytest.mark.usefixtures("cluster")
 def test_texts_and_code_from_trees_to_documents(
-    bench: Bench, texts: Path, code: Path, monkeypatch: pytest.MonkeyPatch
+    bench: Bench, texts: Path, code: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("pipelines.trees.GROUP_BYTES", 2000)
     with (texts / "huge.txt").open("wb") as file:
         file.truncate(MAX_FILE + 1)
     books = PlainText(name="books", paths=(str(texts),), licence="CC0-1.0")
+    wet = write(tmp_path, {"a.warc.wet.gz": b"".join(map(gzip.compress, extracted()))}) / "a.warc.wet.gz"
+    crawl = WarcFiles(name="crawl", paths=(str(wet),))
     repositories = Repositories(name="code", paths=(f"{code}/*",), licence="MIT")
-    check_sources(DataConfig(sources=(books, repositories), tokenizer=Tokenizer(vocab_size=300)))
-    sources = {source.name: get(bench, source) for source in (books, repositories)}
-    assert len(plan_units([read_inventory(artifact) for artifact in sources.values()])) == 4
+    check_sources(DataConfig(sources=(books, repositories, crawl), tokenizer=Tokenizer(vocab_size=300)))
+    sources = {source.name: get(bench, source) for source in (books, repositories, crawl)}
+    assert len(plan_units([read_inventory(artifact) for artifact in sources.values()])) == 5
     assert read_inventory(sources["code"])["licence"] == "MIT"
     assert sources["books"].statistics["notes"] == ["left out: 2 hidden"]
     assert sources["code"].statistics["notes"] == [
@@ -126,15 +153,21 @@ def test_texts_and_code_from_trees_to_documents(
     assert list(found) == [
         "file:///books/books/a/latin.txt", "file:///books/books/a/wide.txt", "file:///books/books/b.txt",
         "file:///books/books/no%20ending", "file:///code/one/src/area.C", "file:///code/one/src/area.py",
-        "file:///code/two/main.go",
+        "file:///code/two/main.go", "https://example.org/en", "https://example.org/de",
     ]  # fmt: skip
-    assert [document.language for document in found.values()] == ["de", "en", "en", "en", "code", "python", "code"]
+    assert [document.language for document in found.values()] == [
+        "de", "en", "en", "en", "code", "python", "code", "en", "de",
+    ]  # fmt: skip
+    page = found["https://example.org/de"]
+    assert (page.text, page.date) == (GERMAN + " < <b>\n", "2024-05-01T00:00:00Z"), "as it is: it is no HTML"
     assert found["file:///books/books/a/latin.txt"].text == GERMAN
     assert found["file:///books/books/a/wide.txt"].text == ENGLISH
     assert found["file:///code/one/src/area.py"].text == CODE
     row = reading(result)
-    assert row["documents_in"] == 7 + 6
-    assert row["dropped"] == {"empty": 1, "generated": 1, "long_lines": 1}
+    assert row["documents_in"] == 7 + 6 + 4
+    assert row["dropped"] == {"empty": 1, "generated": 1, "long_lines": 1, "not_text": 1}
+    (language,) = (row for row in result.statistics["funnel"] if row["step"] == "language")
+    assert language["dropped"] == {"other_language": 1}
     assert row["failed"] == {"too_large": 1, "undecodable": 2}
     damaged = {item["record"]: item["error"] for item in result.statistics["damaged"]}
     assert list(damaged) == ["books/a/picture.txt", "books/huge.txt", "two/blob.c"]

@@ -37,6 +37,26 @@ def record(number: int, http: bytes | None = None) -> bytes:
 
 PLAIN = [record(number) for number in range(COUNT)]
 ZIPPED = [gzip.compress(data, mtime=0) for data in PLAIN]
+ZSTD = [zstandard.compress(data) for data in PLAIN]
+DICTIONARY = zstandard.train_dictionary(4096, PLAIN * 50)
+CODED = [zstandard.ZstdCompressor(dict_data=DICTIONARY).compress(data) for data in PLAIN]
+
+
+def skippable(content: bytes) -> bytes:
+    """The frame in which an archive carries its dictionary."""
+    return b"\x5d\x2a\x4d\x18" + len(content).to_bytes(4, "little") + content
+
+
+WHOLE = {
+    "plain": PLAIN,
+    "gzip": ZIPPED,
+    "gzip, one member": [gzip.compress(b"".join(PLAIN))],
+    "zstd": ZSTD,
+    "zstd, one frame": [zstandard.compress(b"".join(PLAIN))],
+    "zstd, size unknown": [zstandard.ZstdCompressor(write_content_size=False).compress(b"".join(PLAIN))],
+    "zstd, dictionary": [skippable(DICTIONARY.as_bytes()), *CODED],
+    "zstd, packed dictionary": [skippable(zstandard.compress(DICTIONARY.as_bytes())), *CODED],
+}
 
 
 def damaged(data: bytes, at: int, count: int = 20) -> bytes:
@@ -121,6 +141,24 @@ BROKEN = {
         [0, 2, 3, 4, 5],
         1,
     ),
+    "zstd, truncated": (b"".join(ZSTD)[:-60], [0, 1, 2, 3, 4], 1),
+    "zstd, garbage": (ZSTD[0] + b"garbage" * 50 + b"".join(ZSTD[1:]), list(range(COUNT)), 1),
+    "zstd, record cut": (ZSTD[0] + ZSTD[1][:200] + b"".join(ZSTD[2:]), [0, 2, 3, 4, 5], 1),
+    "zstd, dictionary, record cut": (
+        b"".join([skippable(DICTIONARY.as_bytes()), CODED[0], CODED[1][:60], *CODED[2:]]),
+        [0, 2, 3, 4, 5],
+        1,
+    ),
+    "zstd, packed dictionary, record cut": (
+        b"".join([skippable(zstandard.compress(DICTIONARY.as_bytes())), CODED[0], CODED[1][:60], *CODED[2:]]),
+        [0, 2, 3, 4, 5],
+        1,
+    ),
+    "checksum missing": (b"".join(ZIPPED)[:-8], list(range(COUNT)), 1),
+    "one member, checksum missing": (gzip.compress(b"".join(PLAIN))[:-1], list(range(COUNT)), 1),
+    "beginning of a member": (b"".join(ZIPPED[:4]) + ZIPPED[4][:2], [0, 1, 2, 3], 1),
+    "header of a member": (b"".join(ZIPPED[:4]) + ZIPPED[4][:30], [0, 1, 2, 3], 1),
+    "header of the only member": (ZIPPED[4][:30], [], 1),
     "not an archive": (b"hello world\n" * 10, [], 1),
     "bad chunk": (
         record(9, b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nZZZ\r\nhello\r\n0\r\n\r\n") + PLAIN[1],
@@ -128,6 +166,11 @@ BROKEN = {
         1,
     ),
 }
+
+
+@pytest.mark.parametrize("packing", WHOLE)
+def test_what_an_archive_is_packed_in_does_not_matter(tmp_path: Path, packing: str) -> None:
+    assert read(tmp_path, b"".join(WHOLE[packing])) == (list(range(COUNT)), [])
 
 
 @pytest.mark.parametrize("case", BROKEN)
@@ -171,6 +214,32 @@ def test_encodings_of_the_body_are_undone(tmp_path: Path, names: str, encode: Ca
     head = f"HTTP/1.1 200 OK\r\nContent-Encoding: {names}\r\nTransfer-Encoding: chunked\r\n\r\n".encode()
     block = head + b"%x\r\n%s\r\n0\r\n\r\n" % (len(body), body)
     assert read(tmp_path, record(1, block) + PLAIN[2]) == ([1, 2], [])
+
+
+@pytest.mark.parametrize(
+    ("name", "encode"),
+    [
+        ("gzip", gzip.compress),
+        ("deflate", zlib.compress),
+        ("deflate", lambda data: zlib.compress(data, wbits=-15)),
+        ("br", brotli.compress),
+        ("zstd", zstandard.compress),
+        ("br, gzip", lambda data: gzip.compress(brotli.compress(data))),
+        ("gzip, br", lambda data: brotli.compress(gzip.compress(data))),
+    ],
+)
+def test_a_body_that_is_cut_short_is_damage(tmp_path: Path, name: str, encode: Callable[[bytes], bytes]) -> None:
+    head, body = f"HTTP/1.1 200 OK\r\nContent-Encoding: {name}\r\n\r\n".encode(), encode(payload(1))
+    assert read(tmp_path, record(1, head + body) + PLAIN[2]) == ([1, 2], [])
+    for missing in (1, 9, len(body) // 2, len(body) - 3):
+        pages, damage = read(tmp_path, record(1, head + body[:-missing]) + PLAIN[2])
+        assert pages == [2] and len(damage) == 1, missing
+
+
+def test_what_follows_a_gzip_body_is_passed_over(tmp_path: Path) -> None:
+    head, page = b"HTTP/1.1 200 OK\r\nContent-Encoding: gzip\r\n\r\n", payload(1)
+    for body in (gzip.compress(page) + b"\r\n", gzip.compress(page[:99]) + gzip.compress(page[99:]) + bytes(9)):
+        assert read(tmp_path, record(1, head + body)) == ([1], [])
 
 
 def test_empty_file(tmp_path: Path) -> None:
