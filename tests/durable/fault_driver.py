@@ -3,7 +3,7 @@
 Every begin and end of a build is appended to FOLDER/log as ``<word> <stage> <pid> <epoch> <monotonic ns>``, which is
 how the tests see what was executed, when, and by whom. KILL=<stage>:<moment> ends the process with SIGKILL at one
 moment: `build` half way through the build, `published` between publication and DBOS's record of the step, `next` after
-that.
+that. A build takes SECONDS; only that of stage SLOW, if there is one, the others a moment.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from illada.durable.runs import RunRegistry
 
 FOLDER = Path(sys.argv[1])
 KILL = os.environ.get("KILL", "")
-SECONDS = float(os.environ.get("SECONDS", "0.2"))
+SECONDS, SLOW = float(os.environ.get("SECONDS", "0.2")), os.environ.get("SLOW", "")
 TTL = float(os.environ.get("TTL", "15"))
 STAGES = ("a", "b", "c", "d")
 
@@ -43,10 +43,11 @@ def build(attempt: Attempt, progress: Progress) -> dict[str, Any]:
     """Counts to 10 in `work`, going on from where an earlier attempt was."""
     stage = attempt.identity.stage
     log("begin", stage, attempt.epoch)
+    seconds = SECONDS if SLOW in ("", stage) else 0.2
     progress.start(10, "units")
     for unit in range(10):
         if not attempt.work.exists(f"{unit}"):
-            time.sleep(SECONDS / 10)
+            time.sleep(seconds / 10)
             attempt.work.write(f"{unit}", f"{stage} {unit}".encode())
         progress.update(unit + 1)
         if unit == 5:
@@ -79,9 +80,11 @@ class DyingStore(Store):
 
 def main() -> int:
     """0 finished, 3 refused, 4 interrupted."""
+    import illada.durable.lease
     import illada.durable.stages
 
     illada.durable.stages.Store = DyingStore
+    illada.durable.lease._SETTLE_SECONDS = 0.5  # there are no Ray workers here that outlive their driver
     engine = open_database(os.environ.get("DATABASE") or f"sqlite:///{FOLDER / 'illada.db'}")
     run = RunRegistry(engine).create("demo", "x: 1", {"x": 1}, str(FOLDER / "store"), sys.argv)
     try:

@@ -118,7 +118,7 @@ def test_kill_cancel_resume(server: Server, engine: sa.Engine, tmp_path: Path) -
 
 
 def test_short_outage_in_the_middle_of_a_stage_is_ridden_out(server: Server, engine: sa.Engine, tmp_path: Path) -> None:
-    driver = start(server, tmp_path, SECONDS="6")
+    driver = start(server, tmp_path, SECONDS="6", SLOW="b")
     wait_for(tmp_path / "log", "begin b")
     server.stop()
     time.sleep(3)

@@ -23,8 +23,6 @@ from illada.durable.cron import slots_after
 from illada.durable.database import events, open_database, runs, schedules, slots
 from illada.durable.schedules import add_schedule, list_schedules
 
-pytestmark = pytest.mark.faults
-
 PROCESS = Path(__file__).parent / "scheduler_process.py"
 CRONS = {"every-second": "* * * * * *", "every-other": "* * * * * */2", "every-minute": "* * * * *"}
 SECONDS = 25
@@ -49,7 +47,7 @@ def leave_none_behind() -> Iterator[None]:
 
 
 @pytest.mark.timeout(240)
-@pytest.mark.parametrize("crowd", [2, 4])
+@pytest.mark.parametrize("crowd", [pytest.param(2, marks=pytest.mark.chaos), pytest.param(4, marks=pytest.mark.faults)])
 def test_every_slot_exactly_once(server: Server, tmp_path: Path, crowd: int) -> None:
     engine = _fresh(server)
     began = int(time.time())

@@ -22,7 +22,7 @@ from illada.durable.supervise import guard
 class Supervisor:
     """A supervisor process whose drivers run `driver`, a piece of Python that knows `update(**columns)`."""
 
-    def __init__(self, engine: sa.Engine, folder: Path, driver: str) -> None:
+    def __init__(self, engine: sa.Engine, folder: Path, driver: str, longest_pause: float = 10.0) -> None:
         self.log = folder / "log"
         url = engine.url.render_as_string()
         script = folder / "driver.py"
@@ -38,8 +38,9 @@ class Supervisor:
             + textwrap.dedent(driver)
         )
         code = (
-            "import sys; from illada.durable.supervise import supervise;"
-            f"sys.exit(supervise({url!r}, 'demo', 'job-1', [sys.executable, {str(script)!r}]))"
+            "import sys; from illada.durable import supervise;"
+            f"supervise._LONGEST_PAUSE = {longest_pause};"
+            f"sys.exit(supervise.supervise({url!r}, 'demo', 'job-1', [sys.executable, {str(script)!r}]))"
         )
         self.process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
 
@@ -121,7 +122,8 @@ def test_signal_does_not_undo_what_the_driver_has_brought_to_an_end(
 def test_stage_that_fails_again_and_again_for_want_of_nodes_is_given_up(
     engine: sa.Engine, run: Run, tmp_path: Path
 ) -> None:
-    supervisor = Supervisor(engine, tmp_path, "update(status='failed', error='no node'); sys.exit(1)")
+    driver = "update(status='failed', error='no node'); sys.exit(1)"
+    supervisor = Supervisor(engine, tmp_path, driver, longest_pause=0.2)
     assert supervisor.process.wait(timeout=200) == 1
     assert len(supervisor.drivers(5)) == 5
     assert not RunRegistry(engine).get("demo").wanted
