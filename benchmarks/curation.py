@@ -205,7 +205,7 @@ def table(results: Mapping[str, Any]) -> str:
         ("exact chain", f"{exact:.1f}, {exact / stock:.1f}x; {identical} of {of} identical", "3x, all identical"),
         ("fast chain, start-up on all pages included", f"{fast:.1f}, {fast / stock:.1f}x", "12x"),
         ("MinHash, documents/s", f"{minhash['documents_per_second']['own']}, {minhash['ratio']}x", "12x"),
-        ("its recall by edit rate, ours and stock", f"{recall['own']} {recall['stock']}", "equal"),
+        ("its recall by similarity, ours and stock", f"{recall['own']} {recall['stock']}", "equal"),
         (
             "tokens to shards",
             f"{tokens['times_stock']['gigatoken']}x, equal: {all(tokens['ids_equal'].values())}",

@@ -12,16 +12,20 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 import xxhash
-from datatrove.pipeline.dedup.minhash import MinhashConfig, MinhashDedupSignature
 
 from illada.config import Deduplicate
+from pipelines.chunk_kernels import number_chunks, signatures
 from pipelines.languages import CODE, PYTHON
-from pipelines.minhash_kernels import signature, word_starts
-from pipelines.simplify import simplify
-from pipelines.words import word_tokenizer
+from pipelines.minhash_kernels import signature
+from pipelines.simplify import Bytes, Ints, simplify, simplify_all
+from pipelines.startup import numba_alone
+from pipelines.words import ChunkTokenizer, word_tokenizer
 
 UInts = npt.NDArray[np.uint64]
-Ints = npt.NDArray[np.int64]
+Mask = npt.NDArray[np.bool_]
+
+_PRIME = 2**61 - 1
+_BATCH_BYTES = 8 * 2**20  # of text at once, or a single longer one
 
 
 class MinHasher:
@@ -29,42 +33,58 @@ class MinHasher:
 
     def __init__(self, config: Deduplicate) -> None:
         self._ngram, self._shape = config.ngram, (config.bands, config.rows)
-        stock = MinhashDedupSignature(
-            output_folder="unused",
-            config=MinhashConfig(
-                n_grams=config.ngram, num_buckets=config.bands, hashes_per_bucket=config.rows, seed=config.seed
-            ),
-            language=word_tokenizer("en"),
-        )
-        self._a, self._b = (parameter.ravel() for parameter in stock.parameters)
+        # as datatrove's MinhashDedupSignature draws them, whose module takes half a second to import
+        generator, count = np.random.RandomState(config.seed), config.bands * config.rows
+        self._a, self._b = (generator.randint(least, _PRIME, dtype=np.uint64, size=count) for least in (1, 0))
+        numba_alone()
 
     def signature(self, text: str, language: str) -> UInts | None:
         """Hashes [bands, rows] of `text`, None when it is shorter than a shingle. Code has the words English would."""
-        words = word_tokenizer("en" if language in (PYTHON, CODE) else language).word_tokenize(simplify(text))
-        if len(words) < self._ngram:
-            return None
-        joined = " ".join(words).encode()
-        data = np.frombuffer(joined, dtype=np.uint8)
-        if joined.count(b" ") < len(words):
-            starts = word_starts(data, len(words))
-        else:  # some tokenizers leave blanks in words
-            starts = np.cumsum([0, *(len(word.encode()) + 1 for word in words)])
-        hashes: UInts = signature(data, starts, self._ngram, self._a, self._b).reshape(self._shape)
-        return hashes
+        data = text.encode()
+        ends = np.array([len(data)])
+        (known,), (hashes,) = self.signatures(np.frombuffer(data, np.uint8), ends - len(data), ends, language)
+        return hashes if known else None
 
-    def keys(
-        self, data: npt.NDArray[np.uint8], starts: Ints, languages: Sequence[str]
-    ) -> tuple[npt.NDArray[np.bool_], UInts]:
+    def signatures(self, data: Bytes, begins: Ints, ends: Ints, language: str) -> tuple[Mask, UInts]:
+        """Which of many texts in one language have a `signature`, and those [texts, bands, rows], zero of the others.
+
+        Text i is the UTF-8 in data[begins[i]:ends[i]].
+        """
+        forms, starts = simplify_all(data, begins, ends)
+        tokenizer = word_tokenizer("en" if language in (PYTHON, CODE) else language)
+        if isinstance(tokenizer, ChunkTokenizer) and tokenizer.phrases.isdisjoint(map(simplify, tokenizer.phrases)):
+            numbers, chunks, different = number_chunks(forms, starts)
+            words = [" ".join(cut) for cut in tokenizer.words_of(different.tobytes().decode().split("\n")[:-1])]
+            joined = np.frombuffer("".join([f"{word}\n" for word in words]).encode(), dtype=np.uint8)
+            parts = np.concatenate([[0], np.flatnonzero(joined == ord("\n")) + 1])
+            comparable, found = signatures(numbers, chunks, joined, parts, self._ngram, self._a, self._b)
+            return comparable, found.reshape(-1, *self._shape)
+        comparable = np.zeros(len(begins), dtype=bool)
+        found = np.zeros((len(begins), *self._shape), dtype=np.uint64)
+        for i in range(len(begins)):
+            words = tokenizer.word_tokenize(forms[starts[i] : starts[i + 1]].tobytes().decode().strip())
+            if len(words) >= self._ngram:
+                text = np.frombuffer(" ".join(words).encode(), dtype=np.uint8)
+                places = np.cumsum([0, *(len(word.encode()) + 1 for word in words)])  # words may have blanks in them
+                comparable[i] = True
+                found[i] = signature(text, places, self._ngram, self._a, self._b).reshape(self._shape)
+        return comparable, found
+
+    def keys(self, data: Bytes, starts: Ints, languages: Sequence[str]) -> tuple[Mask, UInts]:
         """Which of many texts have a signature, and the `band_keys` of those [texts, bands, 2], zero of the others.
 
-        Text i is the UTF-8 in `data` from starts[i] to starts[i + 1].
+        Text i is the UTF-8 in data[starts[i]:starts[i + 1]].
         """
         comparable = np.zeros(len(languages), dtype=bool)
         keys = np.zeros((len(languages), self._shape[0], 2), dtype=np.uint64)
-        for text, language in enumerate(languages):
-            signature = self.signature(data[starts[text] : starts[text + 1]].tobytes().decode(), language)
-            if signature is not None:
-                comparable[text], keys[text] = True, self.band_keys(signature)
+        sizes, array = np.diff(starts), np.array(languages, dtype=object)
+        for language in dict.fromkeys(languages):
+            rows = np.flatnonzero(array == language)
+            batches = np.flatnonzero(np.diff(np.cumsum(sizes[rows]) // _BATCH_BYTES)) + 1
+            for batch in np.split(rows, batches):
+                having, hashes = self.signatures(data, starts[batch], starts[batch + 1], language)
+                comparable[batch] = having
+                keys[batch[having]] = self.band_keys(hashes[having])
         return comparable, keys
 
     def band_keys(self, signature: UInts) -> UInts:

@@ -1,64 +1,96 @@
 """datatrove's normal form of texts to be compared: lower case, numbers as 0, no punctuation, no diacritics.
 
-The same as `datatrove.utils.text.simplify_text` with its defaults, several times sooner: what becomes of a character
-is looked up once for each different one in a text, and the plain rest is done on bytes.
+The same as `datatrove.utils.text.simplify_text` with its defaults, many times sooner: what becomes of a character is
+worked out once and then looked up by compiled loops. Texts with one whose fate depends on its neighbours go through
+datatrove's own.
 """
 
 from __future__ import annotations
 
-import functools
-import re
 import unicodedata
 
+import numpy as np
+import numpy.typing as npt
 from datatrove.utils.text import NUMBERS_PATTERN, PUNCTUATION, simplify_text
 
-_MARKS = "،٫⎖⎗⎘"  # decimal marks besides the comma and the point
-_NUMBERS = re.compile(rf"[0-9]+(?:[.,{_MARKS}][0-9]+)?")
-_ASCII_NUMBERS = re.compile(rb"[0-9]+(?:[.,][0-9]+)?")
-_PLAIN = bytes(ord(" ") if chr(byte) in PUNCTUATION and byte < 128 else byte for byte in range(256))
-_BLANKS = frozenset(c for c in PUNCTUATION if not c.isascii())
-_FEW = 24  # replacements of one character each that take less time than looking at every character
+from pipelines.simplify_kernels import BLANK, CHARACTERS, DIGIT, HARD, PLAIN, normal_forms, unknown
+
+_MARKS = ".,،٫⎖⎗⎘"  # between the digits of a number
+_FINAL = "\u03a3"  # a capital sigma has another small letter at the end of a word
+_PUNCTUATION = frozenset(PUNCTUATION)
+
+Bytes = npt.NDArray[np.uint8]
+Ints = npt.NDArray[np.int64]
 
 
 def simplify(text: str) -> str:
     """The normal form of `text`."""
-    text = text.lower()
-    if text.isascii():
-        return b" ".join(_ASCII_NUMBERS.sub(b"0", text.encode()).translate(_PLAIN).split()).decode()
-    others = [character for character in set(text) if character > "\x7f"]
-    if any(map(_is_digit, others)):
-        return simplify_text(text)
-    text = _NUMBERS.sub("0", text)
-    for character in filter(_is_blank, others):
-        text = text.replace(character, " ")
-    text = b" ".join(text.encode(errors="surrogatepass").translate(_PLAIN).split()).decode(errors="surrogatepass")
-    changed = [character for character in others if _without_marks(character) != character]
-    if len(changed) > _FEW or any(map(_can_move, others)):
-        text = unicodedata.normalize("NFD", text)
-        changed = [character for character in set(text) if character > "\x7f" and _without_marks(character) == ""]
-    for character in changed:
-        text = text.replace(character, _without_marks(character))
-    return text.strip()
+    data = text.encode(errors="surrogatepass")
+    form, _ = simplify_all(np.frombuffer(data, dtype=np.uint8), np.zeros(1, np.int64), np.array([len(data)]))
+    return form.tobytes().decode(errors="surrogatepass").strip()
 
 
-@functools.cache
-def _is_digit(character: str) -> bool:
-    return NUMBERS_PATTERN.fullmatch(character) is not None
+class _Table:
+    """What becomes of each character met so far; see `pipelines.simplify_kernels`."""
+
+    def __init__(self) -> None:
+        self._rules = np.zeros(CHARACTERS, dtype=np.int32)
+        self._kinds, self._marks, self._pieces = [PLAIN], [False], [b""]
+        self._growth = 1
+        self._pack()
+
+    def forms(self, data: Bytes, begins: Ints, ends: Ints) -> tuple[Bytes, Ints, npt.NDArray[np.bool_]]:
+        """Normal forms, where each begins, and which texts have none because the table cannot tell."""
+        if len(new := unknown(data, begins, ends, self._rules)):
+            for character in new.tolist():
+                self._add(character)
+            self._pack()
+        out = np.empty(int((ends - begins).sum()) * self._growth, dtype=np.uint8)
+        starts, hard = normal_forms(data, begins, ends, self._rules, *self._packed, out)
+        return out[: starts[-1]], starts, hard
+
+    def _add(self, number: int) -> None:
+        kind, piece = _rule(chr(number))
+        self._rules[number] = len(self._kinds)
+        self._kinds.append(kind)
+        self._marks.append(chr(number) in _MARKS)
+        self._pieces.append(piece)
+        size = len(chr(number).encode(errors="surrogatepass"))
+        self._growth = max(self._growth, -(-len(piece) // size))
+
+    def _pack(self) -> None:
+        kinds, marks = np.array(self._kinds, dtype=np.int8), np.array(self._marks, dtype=np.bool_)
+        parts = np.cumsum([0, *map(len, self._pieces)], dtype=np.int64)
+        self._packed = kinds, marks, parts, np.frombuffer(b"".join(self._pieces), dtype=np.uint8)
 
 
-@functools.cache
-def _is_blank(character: str) -> bool:
-    return character in _BLANKS or character.isspace()
+_TABLE = _Table()
 
 
-@functools.cache
-def _without_marks(character: str) -> str:
-    return "".join(c for c in unicodedata.normalize("NFD", character) if unicodedata.category(c) != "Mn")
+def simplify_all(data: Bytes, begins: Ints, ends: Ints) -> tuple[Bytes, Ints]:
+    """The normal forms of many texts one after another, and where each begins in them [texts + 1].
+
+    Text i is the UTF-8 in data[begins[i]:ends[i]]. A form may have blanks at its end that `simplify` would strip.
+    """
+    forms, starts, hard = _TABLE.forms(data, begins, ends)
+    if not hard.any():
+        return forms, starts
+    texts = [forms[starts[i] : starts[i + 1]].tobytes() for i in range(len(begins))]
+    for i in np.flatnonzero(hard):
+        text = data[begins[i] : ends[i]].tobytes().decode(errors="surrogatepass")
+        texts[i] = (simplify(text.lower()) if _FINAL in text else simplify_text(text)).encode(errors="surrogatepass")
+    return np.frombuffer(b"".join(texts), dtype=np.uint8), np.cumsum([0, *map(len, texts)], dtype=np.int64)
 
 
-@functools.cache
-def _can_move(character: str) -> bool:
-    """Whether normalisation may exchange it, or a part of it that stays, with a mark beside it."""
-    return any(
-        unicodedata.combining(c) and unicodedata.category(c) != "Mn" for c in unicodedata.normalize("NFD", character)
-    )
+def _rule(character: str) -> tuple[int, bytes]:
+    """The kind of a character and what takes its place."""
+    if NUMBERS_PATTERN.fullmatch(character):
+        return DIGIT, b"0"
+    lower = character.lower()
+    if all(c in _PUNCTUATION or c.isspace() for c in lower):
+        return BLANK, b""
+    parts = unicodedata.normalize("NFD", lower)
+    left = "".join(c for c in parts if unicodedata.category(c) != "Mn")
+    # normalisation may exchange a part that stays with a mark beside it
+    moving = any(unicodedata.combining(c) for c in left)
+    return HARD if moving or character == _FINAL else PLAIN, left.encode(errors="surrogatepass")

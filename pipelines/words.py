@@ -10,11 +10,12 @@ from __future__ import annotations
 
 import functools
 import re
-import sys
 from collections.abc import Iterator
 from typing import Any
 
 from datatrove.utils.word_tokenizers import SpaCyTokenizer, WordTokenizer, load_word_tokenizer
+
+from pipelines.startup import import_spacy, quick_checks
 
 _CHUNK = re.compile(r"\S+")
 _REMEMBERED = 200_000
@@ -30,7 +31,8 @@ def word_tokenizer(language: str) -> WordTokenizer:
 
     Raises ValueError for a language datatrove has none for, ImportError when it needs a package that is not installed.
     """
-    _import_spacy()
+    import_spacy()
+    quick_checks()
     stock = load_word_tokenizer(language)
     if not isinstance(stock, SpaCyTokenizer):
         return stock
@@ -56,9 +58,9 @@ class ChunkTokenizer(WordTokenizer):
         self._words: dict[str, tuple[str, ...]] = {}
         self._sentences: dict[str, _Sentences] = {}
         self._whole = ahocorasick.Automaton()
-        for phrase in self._spacy.rules:
-            if len(phrase.split()) > 1:
-                self._whole.add_word(phrase, phrase)
+        self.phrases = frozenset(phrase for phrase in self._spacy.rules if len(phrase.split()) > 1)
+        for phrase in self.phrases:
+            self._whole.add_word(phrase, phrase)
         if len(self._whole):
             self._whole.make_automaton()
 
@@ -67,10 +69,12 @@ class ChunkTokenizer(WordTokenizer):
         text = self.prepare(text)
         if self.needs_whole(text):
             return list(self._stock.word_tokenize(text))
-        chunks = text.split()
+        return [word for words in self.words_of(text.split()) for word in words]
+
+    def words_of(self, chunks: list[str]) -> list[tuple[str, ...]]:
+        """The words of each of `chunks`, which have no white space in them and are of texts without `phrases`."""
         self._learn(chunks)
-        words = self._words
-        return [word for chunk in chunks for word in words[chunk]]
+        return [self._words[chunk] for chunk in chunks]
 
     def sent_tokenize(self, text: str) -> list[str]:
         """Sentences of `text`, stripped; empty ones left out."""
@@ -165,16 +169,3 @@ class ChunkTokenizer(WordTokenizer):
                 closed = False
             offset += len(word)
         return tuple(starts), closed
-
-
-def _import_spacy() -> None:
-    """Import spaCy without torch, which it would pull in where installed: seconds and 200 MB a process, for nothing."""
-    absent = object()
-    torch = sys.modules.get("torch", absent)
-    if torch is absent:
-        sys.modules["torch"] = None  # type: ignore[assignment]
-    try:
-        import spacy  # noqa: F401
-    finally:
-        if torch is absent:
-            del sys.modules["torch"]

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from text_bench import SENTENCES, prose
 
 from illada.config import Deduplicate
+from pipelines.languages import CODE
 from pipelines.minhash import MinHasher, clusters, first_of_each
 from pipelines.minhash_kernels import xxh64
 from pipelines.simplify import simplify
@@ -26,6 +27,8 @@ TEXTS = [
     "word " * 3000,
     "En EE. UU. y los EE. UU. de América, etc. etc.",
     "a" * 100 + " " + "\u6f22" * 50 + " b c d e",
+    "ΟΔΟΣ ΣΟΦΙΑΣ. Σ 5Σ, Σ\u0301 ΑΣ\u0301Σ (Σ) and the sum ΣΣ of all",
+    " ".join(f"w{number}".translate(str.maketrans("0123456789", "abcdefghij")) for number in range(10_000)),
 ]
 
 
@@ -48,13 +51,30 @@ def test_signatures_are_datatroves(shape: tuple[int, int, int, int], language: s
             assert signature.tolist() == theirs.get_signature(shingles)
 
 
+def test_many_texts_at_once_have_the_keys_each_has_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("pipelines.minhash._BATCH_BYTES", 10_000)
+    hasher = MinHasher(Deduplicate())
+    texts = [*TEXTS, "", "too short", *reversed(TEXTS)]
+    languages = [("en", "de", CODE, "el", "zh")[i % 5] for i in range(len(texts))]
+    data = [text.encode() for text in texts]
+    starts = np.cumsum([0, *map(len, data)])
+    comparable, keys = hasher.keys(np.frombuffer(b"".join(data), np.uint8), starts, languages)
+    for i, (text, language) in enumerate(zip(texts, languages, strict=True)):
+        alone = hasher.signature(text, language)
+        assert comparable[i] == (alone is not None)
+        assert keys[i].tolist() == (np.zeros((14, 2)) if alone is None else hasher.band_keys(alone)).tolist()
+    assert hasher.keys(np.empty(0, np.uint8), np.zeros(1, np.int64), [])[1].shape == (0, 14, 2)
+
+
 @pytest.mark.parametrize("text", TEXTS)
 def test_normal_form_is_datatroves(text: str) -> None:
     assert simplify(text) == simplify_text(text)
 
 
 @settings(max_examples=500)
-@given(st.text(st.characters() | st.sampled_from("aB 1.,٫3é\u0301\u0327\u1039\n\t\x1f；ÀİΣ한국\u1fef"), max_size=40))
+@given(
+    st.text(st.characters() | st.sampled_from("aB 1.,٫3٣é\u0301\u0327\u1039\u302e\n\t\x1f；ÀİΣ한국\u1fef"), max_size=40)
+)
 def test_normal_form_of_noise(text: str) -> None:
     assert simplify(text) == simplify_text(text)
 

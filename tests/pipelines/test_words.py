@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 import zipfile
 from functools import cache
 from pathlib import Path
 
 import pytest
+from datatrove.utils import _import_utils
 from datatrove.utils.word_tokenizers import SpaCyTokenizer, WordTokenizer
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from text_bench import SENTENCES
 
+from pipelines import startup
 from pipelines.words import ChunkTokenizer, word_tokenizer
 
 RIGHTS = Path(__file__).resolve().parents[2].parent / "shared" / "data" / "text" / "nltk_udhr2.zip"
@@ -106,3 +110,25 @@ def test_the_word_that_spacy_cannot_take_twice() -> None:
 def test_unknown_language() -> None:
     with pytest.raises(ValueError, match="tokenizer"):
         word_tokenizer("no such language")
+
+
+def test_nothing_is_missing_after_a_quick_start() -> None:
+    script = """if True:
+        import sys
+        from pipelines.startup import import_spacy
+        import_spacy()
+        assert not {"torch", "spacy.cli", "spacy.cli.info"} & sys.modules.keys()
+        import spacy
+        assert spacy.info(silent=True)["spacy_version"] == spacy.__version__
+        assert spacy.cli.info.__module__ == "spacy.cli.info"
+    """
+    subprocess.run([sys.executable, "-c", script], check=True)
+
+
+def test_a_distribution_is_found_by_its_name() -> None:
+    startup.quick_checks()
+    _import_utils.check_required_dependencies("this test", ["spacy"])
+    with pytest.raises(ImportError, match="no-such-package"):
+        _import_utils.check_required_dependencies("this test", ["no-such-package"])
+    with pytest.raises(ImportError, match="no-such-distribution"):
+        _import_utils.check_required_dependencies("this test", [("spacy", "no-such-distribution")])
