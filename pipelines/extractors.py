@@ -26,7 +26,9 @@ def fast() -> Extractor:
     from resiliparse.parse.html import HTMLTree
 
     from pipelines.fast.blocks import main_blocks, network
+    from pipelines.startup import numba_alone
 
+    numba_alone()
     keep = network().keep
 
     def main_text(html: str) -> tuple[str, str]:

@@ -24,8 +24,9 @@ from pipelines.step_output import to_datatrove, write_step
 from pipelines.suffix_array import Bytes, first_windows
 from pipelines.window_kernels import covered, least_within, window_hashes
 
-BLOCK_BYTES = 2**23
-"""Text of one suffix array: a block ends with the document that fills it. It takes 25 times as much memory."""
+BLOCK_BYTES = 2**21
+"""Text of one suffix array: a block ends with the document that fills it. It takes 20 times as much memory,
+of which a processor's caches hold most; larger blocks take twice the time."""
 _BASES = (np.uint64(0x0F3B1D6A9C5E7281), np.uint64(0x1A94C7E20B6D853F))  # arbitrary, below 2^61 - 1
 _REJECTED_SAMPLE = 0.05
 _OFFSET, _BLOCK = np.uint64(40), np.uint64(20)  # bits of a place within its file, and of a block's number within it
@@ -71,7 +72,7 @@ class SubstringsWorker:
             local = (first >= 0) & (np.arange(len(first)) - first >= self._length)
             fresh = (first >= 0) & ~local
             keys = [self._keys(block.text[a:b])[fresh[a : max(a, b - self._length + 1)]] for a, b in block.documents()]
-            unique = np.unique(np.concatenate(keys))
+            unique = np.unique(np.concatenate([some[_run_starts(some)] for some in keys]))
             number = (np.uint64(payload["number"]) << _BLOCK) + np.uint64(blocks)
             rows.append(np.stack([unique, np.full_like(unique, number)], axis=1))
             marks.append(local)
@@ -94,7 +95,9 @@ class SubstringsWorker:
         local, rows, at = _local(payload), [np.empty((0, 3), dtype=np.uint64)], 0
         for text in _texts(fetch(payload["file"])):
             keys = self._keys(text)
-            chosen = ~local[at : at + len(keys)] & (shared[np.searchsorted(shared, keys)] == keys)
+            starts = _run_starts(keys)
+            known = shared[np.searchsorted(shared, keys[starts])] == keys[starts]
+            chosen = ~local[at : at + len(keys)] & np.repeat(known, np.diff(starts, append=len(keys)))
             if chosen.any():
                 hashes = [window_hashes(text, self._length, base)[chosen] for base in _BASES]
                 places = np.flatnonzero(chosen).astype(np.uint64) + np.uint64(at)
@@ -107,7 +110,9 @@ class SubstringsWorker:
     def _later(self, payload: Mapping[str, Any], output: Path) -> dict[str, Any]:
         """`later.rows`: (place in the file) of windows that are equal to an earlier one, by file."""
         rows = read_parts(_folders(payload["source"]), "windows.rows", payload["part"], 3)
-        rows = rows[np.lexsort((rows[:, 2], rows[:, 1], rows[:, 0]))]
+        rows = rows[np.argsort(rows[:, 0].copy(), kind="stable")]  # in order of their places before and after
+        if ((rows[1:, 0] == rows[:-1, 0]) & (rows[1:, 1] != rows[:-1, 1])).any():
+            rows = rows[np.lexsort((rows[:, 2], rows[:, 1], rows[:, 0]))]
         new = np.ones(len(rows), dtype=bool)
         new[1:] = (rows[1:, :2] != rows[:-1, :2]).any(axis=1)
         first = rows[new, 2][np.cumsum(new) - 1]
@@ -170,6 +175,13 @@ def _shared_keys(payload: Mapping[str, Any], output: Path) -> dict[str, Any]:
     rows = np.unique(rows, axis=0)
     write_parts(output / "shared.rows", rows[:, :1], rows[:, 1], payload["files"])
     return {"shared": len(rows)}
+
+
+def _run_starts(values: UInts) -> npt.NDArray[np.int64]:
+    """Where runs of equal `values` begin."""
+    new = np.ones(len(values), dtype=bool)
+    new[1:] = values[1:] != values[:-1]
+    return np.flatnonzero(new)
 
 
 def _folders(source: Mapping[str, str]) -> list[str]:

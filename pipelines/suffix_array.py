@@ -17,7 +17,7 @@ Ints = npt.NDArray[np.int32]
 
 def suffix_array(text: Bytes) -> Ints:
     """Where the suffixes of `text` [n < 2^31] begin, in ascending order of the suffixes."""
-    return _sort(text.astype(np.int32), 255)
+    return _sort(text, 255)
 
 
 def first_windows(text: Bytes, ends: npt.NDArray[np.int64], size: int) -> Ints:
@@ -31,8 +31,8 @@ def first_windows(text: Bytes, ends: npt.NDArray[np.int64], size: int) -> Ints:
     return first
 
 
-def _sort(values: Ints, most: int) -> Ints:
-    """The suffix array of `values`, integers from 0 to `most`."""
+def _sort(values: Bytes | Ints, most: int) -> Ints:
+    """The suffix array of `values`, from 0 to `most`."""
     if len(values) < 2:
         return np.arange(len(values), dtype=np.int32)
     smaller, large, small = _classes(values, most)

@@ -16,6 +16,7 @@ from datatrove.utils.text import PUNCTUATION_SET
 from datatrove.utils.word_tokenizers import WordTokenizer
 
 from pipelines.repetition_kernels import BASE, INVERSE, expand, measure
+from pipelines.startup import numba_alone
 from pipelines.words import ChunkTokenizer
 
 Ids = npt.NDArray[np.int32]
@@ -28,6 +29,7 @@ class TokenTable:
 
     def __init__(self, tokenizer: WordTokenizer, stop_words: Collection[str] = ()) -> None:
         self.tokenizer, self._stop_words = tokenizer, frozenset(stop_words)
+        numba_alone()
         self._forget()
 
     def _forget(self) -> None:

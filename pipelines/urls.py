@@ -36,14 +36,18 @@ def build_block_lists(folder: Path) -> None:
     """Write `domains.npy` and `urls.npy` into `folder` unless they are there."""
     if all((folder / f"{name}.npy").exists() for name in _LISTS):
         return
-    with tarfile.open(Path(ASSETS_PATH) / _ARCHIVE) as archive:
-        for name in _LISTS:
-            member = archive.extractfile(name)
-            assert member is not None, f"{_ARCHIVE} has no member {name}"
+    left = set(_LISTS)
+    with tarfile.open(Path(ASSETS_PATH) / _ARCHIVE, "r|gz") as archive:  # from beginning to end, once
+        for entry in archive:
+            member = archive.extractfile(entry)
+            if entry.name not in left or member is None:
+                continue
+            left.remove(entry.name)
             found = np.concatenate(list(_line_hashes(member)))
             found.sort()
-            with atomic_path(folder / f"{name}.npy") as temporary, temporary.open("wb") as file:
+            with atomic_path(folder / f"{entry.name}.npy") as temporary, temporary.open("wb") as file:
                 np.save(file, found)
+    assert not left, f"{_ARCHIVE} has no member {sorted(left)}"
 
 
 def _line_hashes(file: IO[bytes]) -> Iterator[npt.NDArray[np.uint64]]:
