@@ -2,7 +2,7 @@
 
 They come from the user's JSON-lines files, or are derived from the curated documents (`pipelines.derive`). In iLLaDA's
 unified format (arXiv 2606.25331) prompt, response and EOS are concatenated into one corpus that is windowed and masked
-like pretraining text, so the shards are ordinary ones.
+like pretraining text, so the shards are ordinary ones. Their index tells what responses follow, for LLaDA's format.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from pipelines.documents import document_files, read_documents
 from pipelines.rows import TokenRow, count_by, rows_batch
 from pipelines.sample import HashSample, hash64, held_out
 
-PAIRS_VERSION = 2
+PAIRS_VERSION = 3
 _SHARD_TOKENS = 2**28
 _ROWS_TOGETHER = 256
 
@@ -74,7 +74,7 @@ def build_pairs(
             writer.add(rows_batch(batch, token_dtype(encoder.vocab_size)))
             rows += batch
             progress.update(len(rows))
-        totals[split] = writer.close()
+        totals[split] = writer.close(encoder.response_prefix)
     return {
         **totals,
         "languages": count_by(rows, lambda row: row.language),

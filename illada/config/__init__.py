@@ -34,7 +34,7 @@ from illada.config.sources import (
     WebDocs,
 )
 from illada.config.substrings import Substrings
-from illada.config.training import Drop, Guard, Objective, Optimizer, Plateau, Schedule, Training
+from illada.config.training import Drop, Guard, Objective, Optimizer, Plateau, Responses, Schedule, Training
 from illada.config.workflow import RunConfig, WorkflowConfig
 
 __all__ = [
@@ -77,6 +77,7 @@ __all__ = [
     "Release",
     "ReleaseConfig",
     "Repositories",
+    "Responses",
     "RunConfig",
     "Schedule",
     "Source",

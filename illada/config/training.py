@@ -9,24 +9,45 @@ from pydantic import Field, SerializerFunctionWrapHandler, model_serializer, mod
 from illada.config.base import Config
 
 
+class Responses(Config):
+    """LLaDA's fine-tuning (arXiv 2502.09992, 2.3): a conversation a row, only its response masked, EOS to fill up.
+
+    `padded_together` rows of a batch, one after another, are filled up to the longest of them by EOS that is masked and
+    predicted like text. The paper's mini-batches have two rows a device.
+    """
+
+    padded_together: int = Field(default=2, gt=0)
+
+
+_PUBLISHED: dict[str, Any] = {"levels": "independent", "responses": None}
+
+
 class Objective(Config):
     """Masked diffusion (LLaDA, arXiv 2502.09992, eq. 3): t ~ U(0,1), p = (1 - eps) t + eps, cross-entropy / p.
 
     `random_split` is the probability that a window is cut at a random position into two segments which attend only
     within themselves (iLLaDA's random length). `levels` says how t is drawn: for each window on its own, as published,
-    or spread evenly over the windows of a global step, which has the same expectation and varies less.
+    or spread evenly over the windows of a global step, which has the same expectation and varies less. Without
+    `responses` windows are cut from the stream of all documents and everything in them is masked, prompts too.
     """
 
     kind: Literal["masked"] = "masked"
     eps: float = Field(default=1e-3, gt=0, lt=1)
     random_split: float = Field(default=0.3, ge=0, le=1)
     levels: Literal["independent", "stratified"] = "independent"
+    responses: Responses | None = None
+
+    @model_validator(mode="after")
+    def _whole_conversations(self) -> Self:
+        if self.responses is not None and self.random_split:
+            raise ValueError(f"responses are not cut at random: random_split must be 0, not {self.random_split}")
+        return self
 
     @model_serializer(mode="wrap")
     def _what_differs(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
         """As published, an objective stays the one it was before there was a choice."""
         fields: dict[str, Any] = handler(self)
-        return {name: value for name, value in fields.items() if name != "levels" or value != "independent"}
+        return {name: value for name, value in fields.items() if name not in _PUBLISHED or _PUBLISHED[name] != value}
 
 
 class Optimizer(Config):

@@ -69,6 +69,8 @@ class WorkflowConfig(RunConfig):
                 raise ValueError(
                     "data.mixture is planned for one set of shards: leave out data.corpus.moves, or the mixture"
                 )
+        if self.pretrain.objective.responses is not None:
+            raise ValueError("pretrain.objective.responses: text has no responses; it is a setting of sft.objective")
         for stage, training, placement in (
             ("pretrain", self.pretrain, self.placement.pretrain),
             ("sft", self.sft, self.placement.sft),

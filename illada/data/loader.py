@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from illada.config import Objective
 from illada.data.noise import batch_noise, stratified_levels
 from illada.data.permutation import Permutation
-from illada.data.windows import Windows
+from illada.data.windows import Sequences, Windows
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -52,7 +52,7 @@ class Loader:
     """
 
     def __init__(
-        self, windows: Windows, global_batch: int, seed: int, objective: Objective, *, domain: str = "train"
+        self, windows: Sequences, global_batch: int, seed: int, objective: Objective, *, domain: str = "train"
     ) -> None:
         self.windows = windows
         self.global_batch = global_batch
@@ -86,19 +86,26 @@ class Loader:
 
     def batch(self, step: int, first: int, count: int) -> Batch:
         """Rows first..first+count of global step `step`. ValueError for rows outside the global batch."""
-        if step < 0 or first < 0 or count < 1 or first + count > self.global_batch:
-            raise ValueError(f"step {step}, rows {first} to {first + count}: a step has rows 0 to {self.global_batch}")
+        self._check_rows(step, first, count)
         start = step * self.global_batch + first
         epochs, window_ids = self._rows(np.arange(start, start + count))
         tokens = np.empty((count, self.windows.length), dtype=np.int64)
         for row, window_id in zip(tokens, window_ids.tolist(), strict=True):
             row[:] = self.windows[window_id]
-        levels = self._levels(step, first, count)
-        return Batch(window_ids=window_ids, epochs=epochs, tokens=tokens, **self._noise(epochs, window_ids, levels))
+        noise = self._noise(epochs, window_ids, self._levels(step, first, count), self.windows.length)
+        return Batch(window_ids=window_ids, epochs=epochs, tokens=tokens, **noise)
+
+    def _check_rows(self, step: int, first: int, count: int) -> None:
+        if step < 0 or first < 0 or count < 1 or first + count > self.global_batch:
+            raise ValueError(f"step {step}, rows {first} to {first + count}: a step has rows 0 to {self.global_batch}")
 
     def window_ids(self, step: int) -> NDArray[np.int64]:
         """The windows of a whole global step: int64 [global_batch]."""
         return self._rows(np.arange(step * self.global_batch, (step + 1) * self.global_batch))[1]
+
+    def inspect(self, window_ids: Sequence[int]) -> str:
+        """The options of `illada data inspect` that show these windows."""
+        return f"--windows {','.join(map(str, window_ids))} --length {self.windows.length}"
 
     def _rows(self, rows: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """Epochs and window ids of rows, which are counted from 0 over all steps."""
@@ -113,9 +120,13 @@ class Loader:
         return stratified_levels(self.seed, step, first, count, self.global_batch, domain=self.domain)
 
     def _noise(
-        self, epochs: NDArray[np.int64], window_ids: NDArray[np.int64], levels: NDArray[np.float64] | None
+        self,
+        epochs: NDArray[np.int64],
+        window_ids: NDArray[np.int64],
+        levels: NDArray[np.float64] | None,
+        length: int,
     ) -> dict[str, NDArray[Any]]:
-        """The noise of windows, each at an epoch: mask, weight, level, boundaries."""
+        """The noise of rows of `length` tokens, each at an epoch: mask, weight, level, boundaries."""
         found: dict[str, NDArray[Any]] = {}
         for epoch in np.unique(epochs):
             chosen = epochs == epoch
@@ -123,7 +134,7 @@ class Loader:
                 self.seed,
                 int(epoch),
                 window_ids[chosen],
-                self.windows.length,
+                length,
                 self.objective.eps,
                 self.objective.random_split,
                 domain=self.domain,

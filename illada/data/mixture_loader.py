@@ -47,8 +47,9 @@ class MixtureLoader(Loader):
         *,
         domain: str = "train",
     ) -> None:
-        super().__init__(Windows(shards, window), global_batch, seed, objective, domain=domain)
-        self._grouped = GroupedWindows(self.windows, shards)
+        windows = Windows(shards, window)
+        super().__init__(windows, global_batch, seed, objective, domain=domain)
+        self._grouped = GroupedWindows(windows, shards)
         self.groups = self._grouped.groups
         self.planned = plan_rows(mixture, self.groups, steps * global_batch, window)
         self._interleave = Interleave(self.planned)

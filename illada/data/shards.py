@@ -136,8 +136,10 @@ class ShardWriter:
                 start = row + 1
         self._take(batch, start, batch.num_rows)
 
-    def close(self) -> dict[str, int]:
+    def close(self, response_prefix: Sequence[int] | None = None) -> dict[str, int]:
         """Write the last shard and the index; returns {"documents", "tokens", "bytes" (of text), "shards"}.
+
+        Of conversations `response_prefix` are the ids that every response follows.
 
         Raises:
             ValueError: no document was added.
@@ -146,7 +148,7 @@ class ShardWriter:
             self._flush()
         if not self._shards:
             raise ValueError(f"{self._folder}: no documents to write into token shards")
-        return write_index(self._folder, self._vocab_size, self._shards)
+        return write_index(self._folder, self._vocab_size, self._shards, response_prefix)
 
     def _take(self, batch: pa.RecordBatch, start: int, stop: int) -> None:
         if stop > start:
@@ -171,17 +173,21 @@ def write_shard(path: Path, batch: pa.RecordBatch) -> dict[str, int]:
     }
 
 
-def write_index(folder: Path, vocab_size: int, shards: Sequence[Mapping[str, Any]]) -> dict[str, int]:
+def write_index(
+    folder: Path, vocab_size: int, shards: Sequence[Mapping[str, Any]], response_prefix: Sequence[int] | None = None
+) -> dict[str, int]:
     """Make a folder one of token shards; the shards themselves are or will be there.
 
     Args:
         shards: of each, what `write_shard` returned with `file` and `sha256`; and `source` and `language` where all its
             documents have the same (`MIXED`: the same source only).
+        response_prefix: see `ShardWriter.close`.
 
     Returns:
         {"documents", "tokens", "bytes" (of text), "shards"}.
     """
-    write_json(folder / INDEX, {"index_version": _INDEX_VERSION, "vocab_size": vocab_size, "shards": list(shards)})
+    index = {"index_version": _INDEX_VERSION, "vocab_size": vocab_size, "shards": list(shards)}
+    write_json(folder / INDEX, index | ({"response_prefix": list(response_prefix)} if response_prefix else {}))
     _write_dataset_files(folder, shard_schema(token_dtype(vocab_size)), shards)
     totals = {key: sum(shard[key] for shard in shards) for key in ("documents", "tokens")}
     return {**totals, "bytes": sum(shard["text_bytes"] for shard in shards), "shards": len(shards)}
@@ -198,6 +204,7 @@ class TokenShards:
         self._location = Folder.at(folder)
         self.vocab_size = int(index["vocab_size"])
         self.shards: list[dict[str, Any]] = index["shards"]
+        self.response_prefix: tuple[int, ...] = tuple(index.get("response_prefix", ()))
         self.counts: NDArray[np.int64] = np.array([shard["tokens"] for shard in self.shards], dtype=np.int64)
         self.fingerprint = fingerprint([self.vocab_size, [[s["tokens"], s["sha256"]] for s in self.shards]])
         self._lists = functools.lru_cache(maxsize=self._most_open())(self._read)

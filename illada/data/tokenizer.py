@@ -171,7 +171,12 @@ class TextTokenizer:
 
     def chat_prompt(self, messages: Sequence[Message]) -> list[int]:
         """Ids of a conversation up to where the assistant is to go on."""
-        return [*self._turns(messages), IM_START_ID, *self.encode("assistant\n").tolist()]
+        return [*self._turns(messages), *self.response_prefix]
+
+    @property
+    def response_prefix(self) -> list[int]:
+        """Ids that begin every turn of the assistant's; what follows them is the response."""
+        return [IM_START_ID, *self.encode("assistant\n").tolist()]
 
     def _turns(self, messages: Sequence[Message]) -> list[int]:
         if not messages:

@@ -27,6 +27,22 @@ class TokenStreams(Protocol):
         """The flat tokens of one shard."""
 
 
+class Sequences(Protocol):
+    """What rows of batches are made of: `Windows`, or `illada.data.conversations.Conversations`."""
+
+    @property
+    def shards(self) -> TokenStreams:
+        """Where the tokens are."""
+
+    @property
+    def length(self) -> int:
+        """The most tokens of a row."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: int) -> NDArray[Any]: ...
+
+
 class Windows:
     """All windows of `length` tokens, in shard order. Raises ValueError for a length below 1."""
 

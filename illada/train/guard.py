@@ -15,7 +15,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import statistics
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, Self
 
@@ -88,15 +88,18 @@ def suspects(windows: Sequence[int], losses: Sequence[float]) -> tuple[int, ...]
     return tuple(windows[row] for row in order[:_SUSPECTS])
 
 
-def explain(skips: Sequence[Skip], shards: ShardSource, window: int) -> str:
-    """What to tell when these updates in a row had to be left out, and the last of them took windows of `shards`."""
+def explain(skips: Sequence[Skip], shards: ShardSource, inspect: Callable[[Sequence[int]], str]) -> str:
+    """What to tell when these updates in a row had to be left out, and the last of them took windows of `shards`.
+
+    `inspect` gives the options of `illada data inspect` that show windows: see `Loader.inspect`.
+    """
     ids = dict.fromkeys(number for skip in skips for number in skip.suspects)
     target = f"{shards.label} --store {shards.store}" if isinstance(shards, SnapshotSplit) else str(shards)
     each = "; ".join(f"step {skip.step} ({skip.reason}): windows {_listed(skip.suspects)}" for skip in skips)
     return (
         f"{len(skips)} updates in a row had to be left out, up to step {skips[-1].step}. The windows of the largest "
         f"loss: {each}; events.jsonl has all of them. Look at them with `illada data inspect {target} "
-        f"--windows {_listed(ids)} --length {window}`; take their documents out, lower the learning rate, or raise "
+        f"{inspect(list(ids))}`; take their documents out, lower the learning rate, or raise "
         "guard.spike"
     )
 

@@ -8,6 +8,8 @@ from typing import Any, Self
 
 from illada.artifacts import Folder
 from illada.config import Mixture, ModelConfig, Training, TrainPlacement
+from illada.data.conversation_loader import ConversationLoader
+from illada.data.conversations import Conversations
 from illada.data.loader import Loader, MovingLoader
 from illada.data.mixture_loader import MixtureLoader
 from illada.data.snapshots import ShardSource, SnapshotSplit, open_shards
@@ -73,6 +75,11 @@ class Job:
         training = self.training
         if self.mixture is not None:
             return self._mixed(self.mixture)
+        if training.objective.responses is not None:
+            conversations = Conversations(open_shards(self.shards), training.window)
+            return ConversationLoader(
+                conversations, training.global_batch, training.seed, training.objective, domain=self.domain
+            )
         windows, *later = (
             Windows(open_shards(source), training.window)
             for source in (self.shards, *(shards for _, shards in self.moves))

@@ -94,7 +94,7 @@ def _run(job: Job, stop: threading.Event, on_row: Callable[[Mapping[str, Any]], 
             watch.add(row)
             on_row({**row, "total_steps": horizon.total_steps})
         if len(stepper.history.skips) >= job.training.guard.most_skips:
-            raise DivergedError(explain(stepper.history.skips, job.shards_at(step), job.training.window))
+            raise DivergedError(explain(stepper.history.skips, job.shards_at(step), loader.inspect))
         step += 1
         if step % job.placement.checkpoint_steps == 0 or step == horizon.total_steps:
             if log is not None:
@@ -244,20 +244,21 @@ class _Stepper:
 
         `wanted` is rank 0's, and zeros on the others.
         """
-        size = self.job.placement.micro_batch
+        size, window = self.job.placement.micro_batch, self.job.training.window
         sums = StepSums.zeros(self.job.training.global_batch, device())
         first = parallel_state.get_data_parallel_rank() * len(batch.tokens)
         counted = parallel_state.get_tensor_model_parallel_rank() == 0
 
         def forward(micro_batches: Iterator[_MicroBatch], model: torch.nn.Module) -> tuple[Tensor, Any]:
             micro = next(micro_batches)
+            positions = len(micro.tokens) * window
             output = model(corrupt(micro.tokens, micro.mask, MASK_ID), micro.boundaries, micro.tokens, micro.mask)
 
             def loss(cross_entropy: Tensor) -> tuple[Tensor, dict[str, Any]]:
                 if counted:
-                    add_micro_batch(sums.figures, cross_entropy, micro.weight, micro.level, micro.mask)
+                    add_micro_batch(sums.figures, cross_entropy, micro.weight, micro.level, micro.mask, window)
                     sums.add_windows(first + micro.first, cross_entropy, micro.weight, micro.mask)
-                return weighted_loss(cross_entropy, micro.weight[micro.mask], micro.tokens.numel()), {}
+                return weighted_loss(cross_entropy, micro.weight[micro.mask], positions), {}
 
             return output, loss
 

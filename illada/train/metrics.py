@@ -10,7 +10,7 @@ A row of `metrics.jsonl` is one update:
     by_noise          mean unweighted cross-entropy by noise level t in tenths, null where nothing fell
     loss_by_noise     the loss of each tenth's positions alone, null where there are none (nats)
     positions_by_noise  how many these are, masked or not: the mean of `loss_by_noise`, so weighted, is `loss`
-    tokens            tokens seen so far
+    tokens            tokens seen so far, a row counting for a whole window also where it is a conversation
     seconds           of this step alone; `tokens_per_second` follows from it
 
 A step that changed no weight has the reason (`illada.train.guard`) as `skipped`, and null for what is not a number.
@@ -40,8 +40,10 @@ _PART_BYTES = 1 << 18
 _PART_SECONDS = 5.0
 
 
-def add_micro_batch(sums: Tensor, cross_entropy: Tensor, weight: Tensor, level: Tensor, mask: Tensor) -> None:
-    """Add one micro-batch of n tokens to `sums`, float64 [SUMS or more]: summable over ranks, read by `step_row`.
+def add_micro_batch(
+    sums: Tensor, cross_entropy: Tensor, weight: Tensor, level: Tensor, mask: Tensor, window: int
+) -> None:
+    """Add one micro-batch to `sums`, float64 [SUMS or more]: summable over ranks, read by `step_row`.
 
     Args:
         sums: changed in place; what follows the first SUMS elements is left alone.
@@ -49,6 +51,7 @@ def add_micro_batch(sums: Tensor, cross_entropy: Tensor, weight: Tensor, level: 
         weight: float32 [b, s], 1 / q where masked.
         level: float32 [b, s], the noise level t.
         mask: bool [b, s].
+        window: tokens a row counts for, s or more (rows of conversations are as long as they need to be).
     """
     nats = cross_entropy.detach().double()
     weighted = nats * weight[mask].double()
@@ -56,12 +59,12 @@ def add_micro_batch(sums: Tensor, cross_entropy: Tensor, weight: Tensor, level: 
     masked = bucket[mask]
     sums[0] += weighted.sum()
     sums[1] += nats.numel()
-    sums[2] += mask.numel()
+    sums[2] += len(mask) * window
     by_noise = sums[3:SUMS].view(4, NOISE_BUCKETS)
     by_noise[0].index_add_(0, masked, nats)
     by_noise[1].index_add_(0, masked, nats.new_ones(()).expand_as(nats))
     by_noise[2].index_add_(0, masked, weighted)
-    by_noise[3].index_add_(0, bucket.flatten(), nats.new_ones(()).expand(bucket.numel()))
+    by_noise[3].index_add_(0, bucket.flatten(), nats.new_full((), window / mask.shape[1]).expand(bucket.numel()))
 
 
 def step_row(
@@ -87,7 +90,7 @@ def step_row(
         "masked_fraction": masked / positions,
         "by_noise": _means(nats, counts),
         "loss_by_noise": _means(parts, sizes),
-        "positions_by_noise": [int(size) for size in sizes],
+        "positions_by_noise": [round(size) for size in sizes],
         "tokens": tokens,
         "tokens_per_second": positions / seconds,
         "seconds": seconds,

@@ -96,8 +96,11 @@ def plan(config: WorkflowConfig, cluster: Cluster) -> Plan:
     """Plan `config` on `cluster`."""
     count = parameters(config.model)
     corpus = _conversation_tokens(config) * (1 - config.data.pairs.held_out)
+    rows = corpus / config.sft.window
+    if config.sft.objective.responses is not None:
+        rows = config.data.pairs.max_pairs * (1 - config.data.pairs.held_out)
     pretrain = _training(config, config.pretrain, config.placement.pretrain, None, cluster)
-    sft = _training(config, config.sft, config.placement.sft, corpus, cluster)
+    sft = _training(config, config.sft, config.placement.sft, rows, cluster)
     return Plan(
         name=config.name,
         cluster=cluster,
@@ -121,13 +124,13 @@ def checkpoint_bytes(parameters_total: int, dtype: str) -> int:
 
 
 def _training(
-    config: WorkflowConfig, training: Training, placement: TrainPlacement, corpus: float | None, cluster: Cluster
+    config: WorkflowConfig, training: Training, placement: TrainPlacement, rows: float | None, cluster: Cluster
 ) -> TrainingPlan:
-    """`corpus`: tokens of one epoch, None when unknown."""
+    """`rows`: windows or conversations of one epoch, None when unknown."""
     tokens_per_step = training.global_batch * training.window
     steps = training.steps
-    if steps is None and training.epochs is not None and corpus is not None:
-        steps = training.epochs * int(corpus // tokens_per_step) or None
+    if steps is None and training.epochs is not None and rows is not None:
+        steps = training.epochs * int(rows // training.global_batch) or None
     tokens = None if steps is None else float(steps * tokens_per_step)
     per_token = training_flops(config.model, window=training.window, objective=training.objective)
     seconds_per_step = per_token * tokens_per_step / cluster.flops
@@ -216,6 +219,10 @@ def _assumptions(config: WorkflowConfig, corpus: float) -> list[str]:
             else f"at most {pairs.max_characters} characters, {BYTES_PER_TOKEN:g} a token"
         )
         found.append(f"sft: {pairs.max_pairs:,} conversations of {each} give {corpus / 1e9:.3g} B tokens an epoch")
+    if config.sft.objective.responses is not None:
+        found.append(
+            f"sft: a conversation a row, each as costly as a whole window of {config.sft.window}: the most it can"
+        )
     return found
 
 

@@ -14,6 +14,7 @@ from typing import Any
 
 from illada.artifacts import Attempt, Folder, Progress, claim, write_json, write_text
 from illada.config import ConfigError, Mixture, ModelConfig, Training, TrainPlacement
+from illada.data.conversation_loader import ConversationLoader
 from illada.data.mixture_loader import MixtureLoader
 from illada.data.snapshots import ShardSource, SnapshotSplit
 from illada.model.arithmetic import parameters
@@ -64,7 +65,8 @@ def train(
         null where there was none), parameters, seconds_training (of steps alone), tokens_per_second, restarts, skipped,
         checkpoints (the steps at which one was published); on snapshots of a corpus `snapshots`: each with the step
         from which on it was used; and where the decay began otherwise than as planned `decay`: the step it began after,
-        and why. Of a mixture `mixture`: see `MixtureLoader.table`.
+        and why. Of a mixture `mixture`: see `MixtureLoader.table`; of conversations `conversations`: see
+        `ConversationLoader.counts`.
 
     Raises:
         ConfigError: data, model and layout do not fit together.
@@ -130,6 +132,7 @@ def train(
         "checkpoints": sorted({event["step"] for event in events if event["event"] == "checkpoint"}),
         **_snapshots(job),
         **({"mixture": loader.table(total_steps)} if isinstance(loader, MixtureLoader) else {}),
+        **({"conversations": loader.counts()} if isinstance(loader, ConversationLoader) else {}),
         **({} if horizon.reason == "planned" else {"decay": {"step": horizon.start, "reason": horizon.reason}}),
     }
 

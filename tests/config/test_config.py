@@ -18,7 +18,9 @@ from illada.config import (
     FineWeb,
     GopherRepetition,
     ModelConfig,
+    Objective,
     RefreshConfig,
+    Responses,
     Schedule,
     Training,
     WorkflowConfig,
@@ -149,6 +151,21 @@ def test_spelling_of_a_number_does_not_count() -> None:
     dotted = changed(data__curate={"language_threshold": 1.0})
     one, two = (parse_config(raw, WorkflowConfig) for raw in (whole, dotted))
     assert fingerprint(one.identity()) == fingerprint(two.identity())
+
+
+def test_published_objectives_stay_what_they_were() -> None:
+    """Stages from before there were choices keep their identity; a choice is part of it and reads back."""
+    assert Objective().identity() == {"kind": "masked", "eps": 1e-3, "random_split": 0.3}
+    chosen = Objective(random_split=0.0, levels="stratified", responses=Responses(padded_together=4))
+    assert Objective.model_validate(chosen.identity()) == chosen
+    assert {"levels", "responses"} <= chosen.identity().keys()
+
+
+def test_text_has_no_responses() -> None:
+    objective = {"random_split": 0.0, "responses": {}}
+    parse_config(changed(sft__objective=objective), WorkflowConfig)
+    with pytest.raises(ConfigError, match=r"pretrain\.objective\.responses: .* a setting of sft\.objective"):
+        parse_config(changed(pretrain__objective=objective), WorkflowConfig)
 
 
 def test_records_are_frozen() -> None:

@@ -125,6 +125,12 @@ def test_stratified_levels_are_those_of_the_step_in_any_part_of_it(shards: Token
             np.testing.assert_array_equal(getattr(whole, name), getattr(own.batch(step, 0, 8), name))
 
 
+def test_windows_can_be_looked_at(shards: TokenShards) -> None:
+    it = loader(shards)
+    np.testing.assert_array_equal(it.window_ids(3), it.batch(3, 0, 8).window_ids)
+    assert it.inspect([5, 2]) == "--windows 5,2 --length 32"
+
+
 def test_resume_at_any_step(shards: TokenShards) -> None:
     steps = loader(shards).steps(2)
     straight = loader(shards)

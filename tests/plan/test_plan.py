@@ -156,6 +156,13 @@ def test_sft_length_from_derived_conversations() -> None:
     assert plan(config, Cluster()).sft.steps == 12 * int(corpus // (8 * 256))
 
 
+def test_sft_length_with_a_conversation_a_row() -> None:
+    config = workflow("llada-8b")
+    made = plan(config, Cluster())
+    assert made.sft.steps == 3 * int(4_500_000 * (1 - 1e-4) // 256)
+    assert any("a conversation a row" in text for text in made.assumptions)
+
+
 def test_storage_by_hand() -> None:
     storage = plan(workflow("illada-8b"), Cluster()).storage
     assert storage["tokenize"] == pytest.approx(12e12 * 4, rel=1e-6)

@@ -119,8 +119,14 @@ def test_suspects_are_the_windows_of_the_largest_loss() -> None:
 
 def test_the_error_names_steps_windows_and_the_command() -> None:
     skips = [Skip(step=8, reason="spike", suspects=(3, 1)), Skip(step=9, reason="not finite", suspects=(1, 5))]
-    said = explain(skips, Folder.at("/data/shards"), 512)
+
+    def inspect(windows: Sequence[int]) -> str:
+        return f"--windows {','.join(map(str, windows))} --length 512"
+
+    said = explain(skips, Folder.at("/data/shards"), inspect)
     assert "2 updates in a row" in said and "step 8 (spike): windows 3,1; step 9 (not finite): windows 1,5" in said
     assert "`illada data inspect /data/shards --windows 3,1,5 --length 512`" in said
     snapshot = SnapshotSplit(store="/store", fingerprint="0" * 64, split="train", label="web@3")
-    assert "`illada data inspect web@3 --store /store --windows 3,1,5 --length 512`" in explain(skips, snapshot, 512)
+    assert "`illada data inspect web@3 --store /store --windows 3,1,5 --length 512`" in explain(
+        skips, snapshot, inspect
+    )

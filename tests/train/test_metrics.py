@@ -34,7 +34,7 @@ def test_figures_equal_their_definition() -> None:
     halves = torch.zeros(2, SUMS + 1, dtype=torch.float64)  # as two data-parallel ranks would sum
     for half, part in zip(halves, (slice(0, 1), slice(1, 4)), strict=True):
         arrays = (nats[part][mask[part]], weight[part], level[part], mask[part])
-        add_micro_batch(half, *(torch.from_numpy(array) for array in arrays))
+        add_micro_batch(half, *(torch.from_numpy(array) for array in arrays), window=32)
     sums = halves.sum(0)
     assert sums[SUMS] == 0
     result = row(sums[:SUMS])
@@ -59,10 +59,20 @@ def test_loss_is_the_mean_over_noise_levels() -> None:
     level = torch.rand(3, 8, generator=generator)
     mask = torch.rand(3, 8, generator=generator) < level
     sums = torch.zeros(SUMS, dtype=torch.float64)
-    add_micro_batch(sums, torch.rand(int(mask.sum()), generator=generator), mask / level, level, mask)
+    add_micro_batch(sums, torch.rand(int(mask.sum()), generator=generator), mask / level, level, mask, 8)
     result = row(sums)
     parts = zip(result["loss_by_noise"], result["positions_by_noise"], strict=True)  # type: ignore[call-overload]
     assert sum((loss or 0.0) * positions for loss, positions in parts) / 24 == pytest.approx(result["loss"])
+
+
+def test_a_short_row_counts_for_a_window() -> None:
+    sums = torch.zeros(SUMS, dtype=torch.float64)
+    weight, level, mask = torch.tensor([[6.0, 0.0, 3.0]]), torch.full((1, 3), 0.25), torch.tensor([[True, False, True]])
+    add_micro_batch(sums, torch.tensor([2.0, 4.0]), weight, level, mask, 10)
+    result = row(sums)
+    assert result["loss"] == pytest.approx(2.4) and result["masked_fraction"] == 0.2
+    assert result["loss_by_noise"] == [None, None, pytest.approx(2.4), *[None] * 7]
+    assert result["positions_by_noise"] == [0, 0, 10, *[0] * 7]
 
 
 def test_loss_by_noise_of_several_rows() -> None:
@@ -75,7 +85,9 @@ def test_loss_by_noise_of_several_rows() -> None:
 
 def test_nothing_masked() -> None:
     sums = torch.zeros(SUMS, dtype=torch.float64)
-    add_micro_batch(sums, torch.empty(0), *(torch.zeros(1, 64) for _ in range(2)), torch.zeros(1, 64, dtype=torch.bool))
+    add_micro_batch(
+        sums, torch.empty(0), *(torch.zeros(1, 64) for _ in range(2)), torch.zeros(1, 64, dtype=torch.bool), 64
+    )
     result = row(sums)
     assert (result["loss"], result["masked_fraction"], result["by_noise"]) == (0, 0, [None] * 10)
     assert result["loss_by_noise"] == [0] + [None] * 9
@@ -83,7 +95,9 @@ def test_nothing_masked() -> None:
 
 def test_not_finite_is_written_as_null() -> None:
     sums = torch.zeros(SUMS, dtype=torch.float64)
-    add_micro_batch(sums, torch.tensor([float("nan")]), *(torch.ones(1, 1) for _ in range(2)), torch.tensor([[True]]))
+    add_micro_batch(
+        sums, torch.tensor([float("nan")]), *(torch.ones(1, 1) for _ in range(2)), torch.tensor([[True]]), 1
+    )
     result = row(sums)
     assert result["loss"] is None and result["by_noise"][9] is None  # type: ignore[index]
 
