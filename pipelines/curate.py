@@ -26,7 +26,7 @@ from pipelines.rejected import write_rejected
 from pipelines.shared import Reference, fetch
 from pipelines.trees import TREES
 
-CURATE_VERSION = 7
+CURATE_VERSION = 8
 
 _CARRIED = ("url", "source", "language", "language_score", "title", "date")
 

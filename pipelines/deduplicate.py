@@ -34,7 +34,7 @@ from pipelines.pool import ActorPool, Results, Unit
 from pipelines.shared import fetch, load_array, share_array
 from pipelines.signing import SIGNED, sign
 
-DEDUPLICATE_VERSION = 3
+DEDUPLICATE_VERSION = 4
 
 FILE_BYTES = 64 * 2**20
 """About how much text an output file holds at most."""

@@ -67,7 +67,8 @@ def document_id(source: str, *parts: str | bytes) -> str:
     digest = hashlib.sha256(source.encode())
     for part in parts:
         data = part if isinstance(part, bytes) else part.encode(errors="surrogatepass")
-        digest.update(len(data).to_bytes(8, "little") + data)
+        digest.update(len(data).to_bytes(8, "little"))
+        digest.update(data)
     return digest.hexdigest()[:32]
 
 

@@ -23,13 +23,13 @@ from pipelines.documents import SCHEMA, document_id
 from pipelines.precedence import moment
 from pipelines.recorder import Recorder
 from pipelines.trees import TREES, address, read_files
-from pipelines.warc import Damage, Page, read_warc
+from pipelines.warc import MAX_BLOCK, Damage, Page, read_warc
 
 READ = "read"
 """The reader's name in the funnel."""
 MAX_LINE = 64 * 2**20
 """Bytes of a line of JSON; longer ones are passed over."""
-_BATCH = 1000
+_BATCH, _BATCH_BYTES = 1000, 2**25  # rows at once, and about how much of them
 _PASSED = 2**20  # bytes at once
 _HTML = ("text/html", "application/xhtml+xml")
 _HTML_SIGNS = (b"<!doctype html", b"<html", b"<head", b"<body")
@@ -91,13 +91,15 @@ class Reader(PipelineStep):
                 continue
             text, identity, url, when = (row.get(name) if (name := columns[key]) else None for key in COLUMNS)
             text = _storable(text) if isinstance(text, str) else ""
-            self._recorder.funnel.read(READ, len(text.encode()))
+            size = len(text.encode())
+            self._recorder.funnel.read(READ, size)
             url = _storable(str(url or ""))
             document = self._document(text, (text if identity is None else str(identity),), url, "text", _iso(when))
-            if text.strip():
-                yield document
+            reason = "too_large" if size > MAX_BLOCK else None if text.strip() else "empty"
+            if reason:
+                self._recorder.reject(READ, document, reason)
             else:
-                self._recorder.reject(READ, document, "empty")
+                yield document
 
     def _files(self) -> Iterator[Document]:
         """A document a file: text in a language to be found out, or code."""
@@ -127,10 +129,12 @@ class Reader(PipelineStep):
     def _parquet_rows(self, columns: list[str]) -> Iterator[dict[str, Any]]:
         import pyarrow.parquet as pq
 
-        groups = list(range(self._payload["first"], self._payload["last"]))
         with pq.ParquetFile(self._path) as file:
-            for batch in file.iter_batches(batch_size=_BATCH, row_groups=groups, columns=columns):
-                yield from batch.to_pylist()
+            for group in range(self._payload["first"], self._payload["last"]):
+                about = file.metadata.row_group(group)
+                rows = max(1, min(_BATCH, _BATCH_BYTES * about.num_rows // max(1, about.total_byte_size)))
+                for batch in file.iter_batches(batch_size=rows, row_groups=[group], columns=columns):
+                    yield from batch.to_pylist()
 
     def _dataset_rows(self) -> Iterator[dict[str, Any]]:
         from datasets import load_from_disk
@@ -184,11 +188,16 @@ def _unwanted(page: Page) -> str | None:
 
 
 def read_json_lines(path: Path, opened: IO[bytes] | None = None) -> Iterator[dict[str, Any] | Damage]:
-    """The objects of a JSON-lines file, plain or compressed as its name says; `opened` is it, if it is open already."""
+    """The objects of a JSON-lines file, plain or compressed as its name says; `opened` is it, if it is open already.
+
+    Blank lines are none.
+    """
     number = 0
     try:
         with opened or path.open("rb") as raw, _decompressed(path, raw) as file:
             for number, line in enumerate(_lines(file), 1):
+                if line is not None and not line.strip():
+                    continue
                 if line is None:
                     yield Damage(where=f"line {number}", error=f"is longer than {MAX_LINE} bytes")
                     continue
@@ -199,7 +208,7 @@ def read_json_lines(path: Path, opened: IO[bytes] | None = None) -> Iterator[dic
                     continue
                 if isinstance(row, dict):
                     yield row
-                elif line.strip():
+                else:
                     yield Damage(where=f"line {number}", error=f"holds a {type(row).__name__}, not an object")
     except (EOFError, zlib.error, gzip.BadGzipFile, zstandard.ZstdError) as error:
         yield Damage(where=f"after line {number}", error=str(error))

@@ -53,6 +53,7 @@ def tokenize_documents(
 
     Raises:
         ValueError: one of the splits would be empty.
+        AssertionError: documents or tokens are unaccounted for.
     """
     files = document_files(documents)
     groups = row_groups(files, attempt.work)
@@ -67,8 +68,10 @@ def tokenize_documents(
             f"and {counts['held_out']} held out; both need some: raise data.tokenize.held_out or add data"
         )
     vocab_size = TextTokenizer.load(tokenizer.local()).vocab_size
+    joined = _join(config, results, folder, vocab_size, attempt, placement, progress)
+    _account(sum(map(sum, groups)), counts, results, joined)
     return {
-        **_join(config, results, folder, vocab_size, attempt, placement, progress),
+        **joined,
         **{key: add_counts(result.statistics[key] for result in results) for key in ("languages", "sources")},
         "encoder": encoder,
     }
@@ -137,6 +140,21 @@ def _join(
         empty = dict.fromkeys(("documents", "tokens", "bytes", "shards"), 0)
         totals[split] = write_index(attempt.output / split, vocab_size, shards) if shards else empty
     return totals
+
+
+def _account(
+    read: int, tokenized: Mapping[str, int], results: Results, joined: Mapping[str, Mapping[str, int]]
+) -> None:
+    """Raise AssertionError unless each document of the input is in a shard, with all its tokens: none is dropped."""
+    if read != sum(tokenized.values()):
+        raise AssertionError(f"stage tokenize read {read} documents but tokenized {sum(tokenized.values())}")
+    for split in SPLITS:
+        tokens = sum(piece["tokens"] for result in results for piece in result.statistics["pieces"][split])
+        if (joined[split]["documents"], joined[split]["tokens"]) != (tokenized[split], tokens):
+            raise AssertionError(
+                f"stage tokenize made {tokenized[split]} documents of {tokens} tokens for {split}, but its shards have "
+                f"{joined[split]['documents']} of {joined[split]['tokens']}"
+            )
 
 
 def _pieces(statistics: Mapping[str, Any], split: str) -> list[Piece]:

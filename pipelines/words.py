@@ -2,8 +2,9 @@
 
 spaCy splits text at white space first and then looks at each chunk by itself, so what it made of a chunk can be
 remembered. Special cases that span white space ("EE. UU.") are the exception: a text with one goes through spaCy whole.
-Sentences follow spaCy's rule-based sentencizer: a new one begins with the first token that is not punctuation after one
-of its end marks.
+A chunk of more than 65,536 characters, which no writing with spaces has, is cut in pieces of that length: its memory is
+bounded. Sentences follow spaCy's rule-based sentencizer: a new one begins with the first token that is not punctuation
+after one of its end marks.
 """
 
 from __future__ import annotations
@@ -19,6 +20,8 @@ from pipelines.startup import import_spacy, quick_checks
 
 _CHUNK = re.compile(r"\S+")
 _REMEMBERED = 200_000
+_REMEMBERED_CHARACTERS = 2**24
+_LONGEST = 2**16  # characters of a chunk that spaCy looks at in one piece: it takes 330 bytes for each
 _BREAKS_SPACY = "IS_ALPHA"  # spaCy raises on it, though not the first time; datatrove leaves it out when it does
 
 # Where sentences begin in a chunk, and whether it closes with an end mark: [1] if the text before it did, [0] if not.
@@ -56,6 +59,7 @@ class ChunkTokenizer(WordTokenizer):
         self._is_punctuation = self._nlp.vocab.lex_attr_getters[IS_PUNCT]
         self._nlp.vocab.lex_attr_getters = {IS_PUNCT: self._is_punctuation}
         self._words: dict[str, tuple[str, ...]] = {}
+        self._characters = 0  # of the chunks that are remembered
         self._sentences: dict[str, _Sentences] = {}
         self._whole = ahocorasick.Automaton()
         self.phrases = frozenset(phrase for phrase in self._spacy.rules if len(phrase.split()) > 1)
@@ -125,10 +129,12 @@ class ChunkTokenizer(WordTokenizer):
         return len(self._whole) > 0 and next(self._whole.iter(text), None) is not None
 
     def _learn(self, chunks: list[str]) -> None:
-        if len(self._words) > _REMEMBERED:
+        if len(self._words) > _REMEMBERED or self._characters > _REMEMBERED_CHARACTERS:
             self._words.clear()
             self._sentences.clear()
+            self._characters = 0
         new = list(set(chunks).difference(self._words))
+        self._characters += sum(map(len, new))
         self._words.update(zip(new, self.cut(new), strict=True))
 
     def cut(self, chunks: list[str]) -> list[tuple[str, ...]]:
@@ -136,11 +142,22 @@ class ChunkTokenizer(WordTokenizer):
         whole = [self._is_one_token(chunk) for chunk in chunks]
         if all(whole):
             return [(chunk,) for chunk in chunks]
+        several = (chunk for chunk, one in zip(chunks, whole, strict=True) if not one)
+        long = {chunk: self._cut_long(chunk) for chunk in several if len(chunk) > _LONGEST}
         with self._nlp.memory_zone():  # spaCy forgets the strings afterwards
             return [
-                (chunk,) if one else tuple(token.text for token in self._spacy(chunk))
+                (chunk,) if one else long.get(chunk) or tuple(token.text for token in self._spacy(chunk))
                 for chunk, one in zip(chunks, whole, strict=True)
             ]
+
+    def _cut_long(self, chunk: str) -> tuple[str, ...]:
+        words: list[str] = []
+        known: dict[str, str] = {}  # each of many equal words is one object
+        for start in range(0, len(chunk), _LONGEST):
+            with self._nlp.memory_zone():
+                found = (token.text for token in self._spacy(chunk[start : start + _LONGEST]))
+                words += (known.setdefault(word, word) for word in found)
+        return tuple(words)
 
     def _is_one_token(self, chunk: str) -> bool:
         """spaCy's own conditions: no special case, nothing to split off at either end or inside."""

@@ -170,9 +170,6 @@ def lines(seed: int, count: int) -> bytes:
             "date": draw.choice(["2024-05-01", "yesterday", None, 5, "0001-01-01T00:00+14:00", "\ud800", ["2024"]]),
         }
         line = json.dumps(row).encode()
-        made.append(
-            draw.choice(
-                [line, line, line, line[: draw.randrange(len(line))], b"\xff\xfe", b"[" * 9999, b"NaN", b"9" * 9999]
-            )
-        )
+        odd_lines = [line[: draw.randrange(len(line))], b"\xff\xfe", b"[" * 9999, b"NaN", b"9" * 9999, b"", b" \r"]
+        made.append(draw.choice([line, line, line, *odd_lines]))
     return b"\n".join(made)

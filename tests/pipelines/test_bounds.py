@@ -14,6 +14,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 import brotli
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import zstandard
 
@@ -36,6 +38,20 @@ def told(item):
         return item["text"]
     return "too large" if item.payload is None else item.payload.decode()
 print(json.dumps([told(item) for item in (read_json_lines if ".jsonl" in path.name else read_warc)(path)]))
+"""
+TABLE = """
+import json, resource, sys
+from pathlib import Path
+import pyarrow.parquet
+from pipelines.readers import Reader
+from pipelines.recorder import Recorder
+def most():  # megabytes in memory, so far; an allocator may reserve addresses for more
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
+columns = {"text": "text", "id": None, "url": None, "date": None}
+payload = {"kind": "parquet", "source": "own", "columns": columns, "first": 0, "last": 1}
+before, recorder = most(), Recorder(["read"], "table", 0.0)
+texts = [document.text[-7:] for document in Reader(Path(sys.argv[1]), payload, recorder).run()]
+print(json.dumps([*texts, *recorder.funnel.rows()[0]["dropped"], most() - before]))
 """
 
 
@@ -118,3 +134,14 @@ def test_memory_is_bounded_and_what_follows_is_read(tmp_path: Path, case: str) -
     assert last == "<p>good"
     assert len(told) == len(messages)
     assert all(message in item for message, item in zip(messages, told, strict=True)), told
+
+
+def test_rows_of_huge_cells_are_read_a_few_at_a_time(tmp_path: Path) -> None:
+    path = tmp_path / "a.parquet"
+    cells = pa.array([b"a" * (2**25 + 1), *[b"a" * 2**24] * 15, b"<p>good"]).cast(pa.string())
+    pq.write_table(pa.table({"text": cells}), path, compression="zstd", use_dictionary=False, write_batch_size=1)
+    done = subprocess.run([sys.executable, "-c", TABLE, str(path)], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-2000:]
+    *texts, grown = json.loads(done.stdout)
+    assert texts == [*["aaaaaaa"] * 15, "<p>good", "too_large"]
+    assert grown < MEGABYTES

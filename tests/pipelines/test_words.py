@@ -132,3 +132,13 @@ def test_a_distribution_is_found_by_its_name() -> None:
         _import_utils.check_required_dependencies("this test", ["no-such-package"])
     with pytest.raises(ImportError, match="no-such-distribution"):
         _import_utils.check_required_dependencies("this test", [("spacy", "no-such-distribution")])
+
+
+def test_a_chunk_that_no_language_has_is_cut_in_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("pipelines.words._LONGEST", 100)
+    monkeypatch.setattr("pipelines.words._REMEMBERED_CHARACTERS", 1000)
+    ours = ChunkTokenizer(SpaCyTokenizer("en").tokenizer, SpaCyTokenizer("en"))
+    chunk = "don't,stop" * 95
+    expected = [word for first in range(0, 950, 100) for word in stock("en").word_tokenize(chunk[first : first + 100])]
+    for _ in range(3):
+        assert ours.word_tokenize(f"Now, {chunk} {'a' * 950}") == ["Now", ",", *expected, "a" * 950]

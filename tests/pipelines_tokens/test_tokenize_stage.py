@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import ray
 
+import pipelines.tokenize
 from illada.artifacts import Artifact, NoProgress, StageIdentity, StageInterrupted
 from illada.config import DataPlacement, Tokenize
 from illada.data.shards import TokenShards
@@ -129,6 +131,29 @@ def test_same_side_whatever_else_there_is(
     some = build(stages, stages.documents("half", texts[::2]), tokenizer)
     for split in ("train", "held_out"):
         assert {row[0] for row in rows(some, split)} <= {row[0] for row in rows(tokens, split)}
+
+
+@pytest.mark.parametrize(
+    ("what", "change", "message"),
+    [
+        ("row_groups", lambda groups: [[*groups[0], 7], *groups[1:]], r"read 247 documents but tokenized 240"),
+        ("_join", lambda splits: {**splits, "held_out": {**splits["held_out"], "tokens": 7}}, r"shards have \d+ of 7$"),
+        ("_join", lambda splits: {**splits, "train": {**splits["train"], "documents": 7}}, r"shards have 7 of \d+$"),
+    ],
+)
+def test_what_is_unaccounted_for_is_not_published(
+    stages,
+    corpus: Artifact,
+    tokenizer: Artifact,
+    monkeypatch: pytest.MonkeyPatch,
+    what: str,
+    change: Callable[[Any], Any],
+    message: str,
+) -> None:
+    real = getattr(pipelines.tokenize, what)
+    monkeypatch.setattr(pipelines.tokenize, what, lambda *given: change(real(*given)))
+    with pytest.raises(AssertionError, match=message):
+        build(stages, corpus, tokenizer, config=Tokenize(shard_tokens=10**6, held_out=0.1))
 
 
 def test_an_empty_split_is_refused(stages, tokenizer: Artifact, texts: list[TextDocument]) -> None:
