@@ -42,21 +42,22 @@ class _Table:
     def forms(self, data: Bytes, begins: Ints, ends: Ints) -> tuple[Bytes, Ints, npt.NDArray[np.bool_]]:
         """Normal forms, where each begins, and which texts have none because the table cannot tell."""
         if len(new := unknown(data, begins, ends, self._rules)):
-            for character in new.tolist():
-                self._add(character)
-            self._pack()
+            self._add(new)
         out = np.empty(int((ends - begins).sum()) * self._growth, dtype=np.uint8)
         starts, hard = normal_forms(data, begins, ends, self._rules, *self._packed, out)
         return out[: starts[-1]], starts, hard
 
-    def _add(self, number: int) -> None:
-        kind, piece = _rule(chr(number))
-        self._rules[number] = len(self._kinds)
-        self._kinds.append(kind)
-        self._marks.append(chr(number) in _MARKS)
-        self._pieces.append(piece)
-        size = len(chr(number).encode(errors="surrogatepass"))
-        self._growth = max(self._growth, -(-len(piece) // size))
+    def _add(self, new: Ints) -> None:
+        rows = np.arange(len(self._kinds), len(self._kinds) + len(new))
+        for character in map(chr, new.tolist()):
+            kind, piece = _rule(character)
+            self._kinds.append(kind)
+            self._marks.append(character in _MARKS)
+            self._pieces.append(piece)
+            size = len(character.encode(errors="surrogatepass"))
+            self._growth = max(self._growth, -(-len(piece) // size))
+        self._pack()
+        self._rules[new] = rows
 
     def _pack(self) -> None:
         kinds, marks = np.array(self._kinds, dtype=np.int8), np.array(self._marks, dtype=np.bool_)

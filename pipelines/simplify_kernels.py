@@ -33,7 +33,7 @@ def _character(text: Any, place: int) -> Any:
 
 @njit(cache=True)
 def unknown(text: Any, begins: Any, ends: Any, rules: Any) -> Any:
-    """The characters of the texts that have no rule, each once; the table has -1 for them afterwards."""
+    """The characters of the texts that have no rule, each once."""
     found = []
     for i in range(begins.size):
         place = begins[i]
@@ -42,6 +42,8 @@ def unknown(text: Any, begins: Any, ends: Any, rules: Any) -> Any:
             if rules[character] == 0:
                 rules[character] = -1
                 found.append(character)
+    for character in found:
+        rules[character] = 0
     return np.array(found, dtype=np.int64)
 
 
