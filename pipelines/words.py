@@ -12,16 +12,17 @@ from __future__ import annotations
 import functools
 import re
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, cast
 
 from datatrove.utils.word_tokenizers import SpaCyTokenizer, WordTokenizer, load_word_tokenizer
 
+from pipelines.affixes import AffixSplitter
 from pipelines.startup import import_spacy, quick_checks
 
 _CHUNK = re.compile(r"\S+")
 _REMEMBERED = 200_000
 _REMEMBERED_CHARACTERS = 2**24
-_LONGEST = 2**16  # characters of a chunk that spaCy looks at in one piece: it takes 330 bytes for each
+_LONGEST = 2**16  # characters of a chunk that is looked at in one piece: spaCy takes 330 bytes for each
 _BREAKS_SPACY = "IS_ALPHA"  # spaCy raises on it, though not the first time; datatrove leaves it out when it does
 
 # Where sentences begin in a chunk, and whether it closes with an end mark: [1] if the text before it did, [0] if not.
@@ -54,6 +55,7 @@ class ChunkTokenizer(WordTokenizer):
         from spacy.attrs import IS_PUNCT
 
         self._nlp, self._spacy, self._stock = nlp, nlp.tokenizer, stock
+        self._affixes = AffixSplitter(self._spacy)
         self._marks = self._nlp.get_pipe("sentencizer").punct_chars
         # the only property of words that sentences depend on; spaCy would work out twenty for each new word
         self._is_punctuation = self._nlp.vocab.lex_attr_getters[IS_PUNCT]
@@ -139,35 +141,24 @@ class ChunkTokenizer(WordTokenizer):
 
     def cut(self, chunks: list[str]) -> list[tuple[str, ...]]:
         """The words of each chunk (without white space), not remembered."""
-        whole = [self._is_one_token(chunk) for chunk in chunks]
-        if all(whole):
-            return [(chunk,) for chunk in chunks]
-        several = (chunk for chunk, one in zip(chunks, whole, strict=True) if not one)
-        long = {chunk: self._cut_long(chunk) for chunk in several if len(chunk) > _LONGEST}
+        cut = [self._affixes.split(chunk) if len(chunk) <= _LONGEST else self._cut_long(chunk) for chunk in chunks]
+        if None not in cut:
+            return cast("list[tuple[str, ...]]", cut)
         with self._nlp.memory_zone():  # spaCy forgets the strings afterwards
             return [
-                (chunk,) if one else long.get(chunk) or tuple(token.text for token in self._spacy(chunk))
-                for chunk, one in zip(chunks, whole, strict=True)
+                tuple(token.text for token in self._spacy(chunk)) if words is None else words
+                for chunk, words in zip(chunks, cut, strict=True)
             ]
 
     def _cut_long(self, chunk: str) -> tuple[str, ...]:
+        if self._affixes.is_word(chunk):
+            return (chunk,)
         words: list[str] = []
         known: dict[str, str] = {}  # each of many equal words is one object
         for start in range(0, len(chunk), _LONGEST):
-            with self._nlp.memory_zone():
-                found = (token.text for token in self._spacy(chunk[start : start + _LONGEST]))
-                words += (known.setdefault(word, word) for word in found)
+            (found,) = self.cut([chunk[start : start + _LONGEST]])
+            words += (known.setdefault(word, word) for word in found)
         return tuple(words)
-
-    def _is_one_token(self, chunk: str) -> bool:
-        """spaCy's own conditions: no special case, nothing to split off at either end or inside."""
-        spacy = self._spacy
-        return not (
-            chunk in spacy.rules
-            or (spacy.prefix_search and spacy.prefix_search(chunk))
-            or (spacy.suffix_search and spacy.suffix_search(chunk))
-            or (spacy.infix_finditer and next(iter(spacy.infix_finditer(chunk)), None))
-        )
 
     def _breaks(self, chunk: str) -> _Sentences:
         """Where sentences begin in `chunk`, for text before it that is open and for text that is closed."""

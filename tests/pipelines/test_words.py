@@ -7,6 +7,7 @@ import sys
 import zipfile
 from functools import cache
 from pathlib import Path
+from random import Random
 
 import pytest
 from datatrove.utils import _import_utils
@@ -142,3 +143,15 @@ def test_a_chunk_that_no_language_has_is_cut_in_pieces(monkeypatch: pytest.Monke
     expected = [word for first in range(0, 950, 100) for word in stock("en").word_tokenize(chunk[first : first + 100])]
     for _ in range(3):
         assert ours.word_tokenize(f"Now, {chunk} {'a' * 950}") == ["Now", ",", *expected, "a" * 950]
+
+
+@settings(max_examples=400, deadline=None)
+@given(st.sampled_from(["en", "de", "fr", "ru", "hu", "tr"]), st.randoms(use_true_random=False))
+def test_special_cases_among_affixes(language: str, draw: Random) -> None:
+    ours = word_tokenizer(language)
+    assert isinstance(ours, ChunkTokenizer)
+    pieces = [*"abAB019'’-.,:;/()[]{}\"!?…—~@#$%&*+=<>|\\_`´°€", "km", "http://", "www.a.org", ":)"]
+    pieces += sorted(ours._spacy.rules)[:: draw.choice((1, 20))]
+    chunk = "".join("".join(draw.choices(pieces, k=draw.randint(1, 5))).split())
+    expected = tuple(token.text for token in ours._spacy(chunk))
+    assert ours.cut([chunk]) == [expected]
