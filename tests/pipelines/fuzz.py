@@ -8,6 +8,7 @@ import random
 import zlib
 from collections.abc import Callable
 
+import zstandard
 from text_bench import page, prose
 
 SCRIPTS = {
@@ -109,8 +110,11 @@ def archive(seed: int, pages: int) -> bytes:
     """A WARC of so many bad pages; every other one is damaged."""
     draw = random.Random(seed)
     records = [_record(draw, PAGES[(seed + n) % len(PAGES)](draw), f"{seed}/{n}") for n in range(pages)]
-    if draw.random() < 0.7:
+    packing = draw.random()
+    if packing < 0.5:
         records = [gzip.compress(record, mtime=0) for record in records]
+    elif packing < 0.7:
+        records = [zstandard.compress(record) for record in records]
     data = bytearray(b"".join(records))
     for _ in range(draw.randrange(1, 5) if seed % 2 else 0):
         _damage(draw, data, records)
@@ -125,6 +129,7 @@ def _record(draw: Draw, payload: bytes, name: str) -> bytes:
     if draw.random() < 0.3:
         encoding = draw.choice(list(encodings))
         payload = encodings[encoding](payload)
+        payload = payload[: draw.choice([None, None, -1, -9, len(payload) // 2])]
         head.append(b"Content-Encoding: " + draw.choice([encoding, encoding, "br", "unheard-of"]).encode())
     status = draw.choice([b"200 OK"] * 9 + [b"99999999999 ?"])
     block = b"HTTP/1.1 " + status + b"\r\n" + b"\r\n".join(head) + b"\r\n\r\n" + payload
