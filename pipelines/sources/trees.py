@@ -25,7 +25,7 @@ from pipelines.code_files import OTHER, rule
 from pipelines.sources.files import content_checksum
 
 Tree = PlainText | Repositories
-_Skip = Callable[[str], str | None]
+_Wanted = Callable[[str], bool]
 _THREADS = 16
 
 
@@ -38,11 +38,20 @@ def find_tree(source: Tree) -> tuple[dict[str, str], Counter[str]]:
         ConfigError: a path that names nothing, two files of one name, a place that cannot be looked at, or no file.
     """
     found: dict[str, str] = {}
-    skipped = Counter[str]()
-    skip = rule(source.kind, source.extensions if isinstance(source, Repositories) else ())
+    skipped: dict[str, str] = {}
+    why_not = rule(source.kind, source.extensions if isinstance(source, Repositories) else ())
+
+    def wanted(name: str) -> bool:
+        """Whether a file is, or something in a folder (with a slash at its end) may be."""
+        reason = why_not(f"{name}x" if name.endswith("/") else name)
+        if reason is None or (reason == OTHER and name.endswith("/")):
+            return True
+        skipped[name] = reason
+        return False
+
     for pattern in source.paths:
         try:
-            matches = list((_remote if is_url(pattern) else _local)(pattern, skip, skipped))
+            matches = list((_remote if is_url(pattern) else _local)(pattern, wanted))
         except ConfigError:
             raise
         except Exception as error:  # every file system and client has errors of its own
@@ -55,7 +64,7 @@ def find_tree(source: Tree) -> tuple[dict[str, str], Counter[str]]:
                 raise ConfigError(
                     f"source {source.name!r}: {found[name]} and {path} are both called {name}; make two sources of them"
                 )
-    return dict(sorted(found.items())), skipped
+    return dict(sorted(found.items())), Counter(skipped.values())
 
 
 def list_tree(source: Tree, progress: Progress) -> tuple[list[dict[str, Any]], list[str]]:
@@ -78,60 +87,51 @@ def tree_identity(source: Tree, progress: Progress) -> dict[str, Any]:
     return {"files": len(rows), "bytes": sum(row["bytes"] for row in rows), "sha256": fingerprint(rows)}
 
 
-def _local(pattern: str, skip: _Skip, skipped: Counter[str]) -> Iterator[tuple[str, str]]:
-    base, absolute = _base(os.path.normpath(Path(pattern).expanduser().absolute()))
-    for match in sorted(glob.glob(absolute, recursive=True)):  # noqa: PTH207 (takes absolute ones)
-        place = match.rstrip("/")
-        folder = Path(place).is_dir()
-        for path in _walk(place, skip, skipped) if folder else [place]:
-            yield path.removeprefix(base).lstrip("/"), path
+def _local(pattern: str, wanted: _Wanted) -> Iterator[tuple[str, str]]:
+    place = os.path.normpath(Path(pattern).expanduser().absolute())
+    base = _base(place)
+    chosen = base if glob.has_magic(place) or not Path(place).is_dir() else place  # rules are for what is below
+    for match in sorted(glob.glob(place, recursive=True)):  # noqa: PTH207 (takes absolute ones)
+        path = match.rstrip("/")
+        folder = Path(path).is_dir()
+        if folder and path != chosen and not wanted(_below(chosen, f"{path}/")):
+            continue
+        for file in _walk(path, chosen, wanted) if folder else [path]:
+            if wanted(_below(chosen, file)):
+                yield _below(base, file), file
 
 
-def _walk(root: str, skip: _Skip, skipped: Counter[str]) -> Iterator[str]:
+def _walk(root: str, chosen: str, wanted: _Wanted) -> Iterator[str]:
+    """The regular files below `root`, but of folders of which none is wanted."""
+
     def failed(error: OSError) -> None:
         raise error
 
     for folder, folders, files in os.walk(root, onerror=failed):
-        inside = folder.removeprefix(root).lstrip("/")
-        prefix = f"{inside}/" if inside else ""
-        folders[:] = [name for name in folders if _enters(f"{prefix}{name}", skip, skipped)]
-        for name in files:
-            if _kept(f"{prefix}{name}", skip, skipped) and stat.S_ISREG(os.lstat(f"{folder}/{name}").st_mode):
-                yield f"{folder}/{name}"
+        folders[:] = [name for name in folders if wanted(_below(chosen, f"{folder}/{name}/"))]
+        yield from (path for name in files if stat.S_ISREG(os.lstat(path := f"{folder}/{name}").st_mode))
 
 
-def _enters(name: str, skip: _Skip, skipped: Counter[str]) -> bool:
-    """Whether files below a folder may be wanted; else the folder counts."""
-    reason = skip(f"{name}/x")
-    if reason in (None, OTHER):
-        return True
-    skipped[reason] += 1
-    return False
-
-
-def _kept(name: str, skip: _Skip, skipped: Counter[str]) -> bool:
-    reason = skip(name)
-    if reason is not None:
-        skipped[reason] += 1
-    return reason is None
-
-
-def _remote(pattern: str, skip: _Skip, skipped: Counter[str]) -> Iterator[tuple[str, str]]:
+def _remote(pattern: str, wanted: _Wanted) -> Iterator[tuple[str, str]]:
     system, place = url_to_fs(pattern, use_listings_cache=False)
-    base, place = _base(place.rstrip("/"))
-    for match in sorted(system.glob(place)) if glob.has_magic(place) else [place]:
-        folder = not system.isfile(match)
-        for path in sorted(system.find(match)) if folder else [match]:
-            inside = path.removeprefix(match).lstrip("/") if folder else path.rpartition("/")[2]
-            if _kept(inside, skip, skipped):
-                yield path.removeprefix(base).lstrip("/"), system.unstrip_protocol(path)
+    place = place.rstrip("/")
+    base, magic = _base(place), glob.has_magic(place)
+    chosen = base if magic or system.isfile(place) else place
+    for match in sorted(system.glob(place)) if magic else [place]:
+        for path in [match] if system.isfile(match) else sorted(system.find(match)):
+            if wanted(_below(chosen, path)):
+                yield _below(base, path), system.unstrip_protocol(path)
 
 
-def _base(place: str) -> tuple[str, str]:
-    """The folder that names are relative to, and the place itself."""
+def _below(folder: str, path: str) -> str:
+    return path.removeprefix(folder).lstrip("/")
+
+
+def _base(place: str) -> str:
+    """The folder that names are relative to."""
     parts = place.split("/")
     first = next((index for index, part in enumerate(parts) if glob.has_magic(part)), len(parts) - 1)
-    return "/".join(parts[:first]), place
+    return "/".join(parts[:first])
 
 
 def _checksum(source: Tree, path: str) -> tuple[int, str]:

@@ -219,6 +219,20 @@ def test_what_cannot_be_a_source_is_refused_before_work_starts(texts: Path, s3_u
     assert len(find_tree(PlainText(name="own", paths=(str(texts), f"{texts}/../books/")))[0]) == 6, "each file once"
 
 
+def test_rules_hold_for_what_is_below_the_folder_that_was_named(code: Path) -> None:
+    def names(*paths: str) -> list[str]:
+        return list(find_tree(Repositories(name="own", paths=paths, extensions=("py", "js")))[0])
+
+    write(code, {"loose.py": CODE, "loose.txt": ENGLISH, "vendor/ours.py": CODE})
+    assert names(f"{code}/*") == ["loose.py", "one/src/area.py", "one/web/bundle.js"]
+    assert names(f"{code}/**/*") == names(f"{code}/*"), "each once, and no folder of others' code"
+    assert names(f"{code}/**/*.py", f"{code}/one/web/bundle.js") == ["bundle.js", "loose.py", "one/src/area.py"]
+    assert names(f"{code}/vendor", f"{code}/one/node_modules") == ["node_modules/left/pad.js", "vendor/ours.py"]
+    assert find_tree(Repositories(name="own", paths=(f"{code}/*", f"{code}/*/")))[1] == {
+        "generated": 2, "hidden": 1, "of other kinds": 3, "vendored": 2,
+    }  # fmt: skip
+
+
 def test_links_pipes_and_odd_names_are_no_documents(tmp_path: Path) -> None:
     root = write(tmp_path / "books", {"a.txt": ENGLISH, "ü\u202e\u200b.txt": ENGLISH})
     (root / "link.txt").symlink_to(root / "a.txt")
