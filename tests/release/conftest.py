@@ -154,7 +154,7 @@ def build_chain(root: Path, model: TinyModel) -> Chain:
             pairs = chain.add("pairs", {**token, "origins": {"docstring": 12, "title": 30}}, texts)
             weights = chain.add(
                 "sft",
-                {**trained, "final_loss": None},
+                {**trained, "final_loss": None, "conversations": {"read": 1234, "kept": 1230, "left_out": 4}},
                 {"tokens": pairs.fingerprint, **stage_inputs},
                 {"training": training(12).identity(), "model": architecture},
             )

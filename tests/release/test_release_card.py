@@ -49,6 +49,8 @@ def test_head_is_yaml_that_hubs_read(card: str) -> None:
         "| emails | replaced | 12 | 34 |\n| secrets | document dropped | 1 | 1 |\n",
         "| window / global batch | 64 tokens / 4 windows | 64 tokens / 4 windows |\n",
         "| final training loss | 5.4321 | - |\n",
+        "In sft each row is one conversation: its prompt stays visible",
+        "1,230 of 1,234 conversations were trained on",
         "| web \\| x | fr | 40,000 | 76,900 | 76,800 | 1.92 |\n",
         "| before SFT | 5.5000 ± 0.0500 | 2.2000 ± 0.0200 | 3.1740 | 48 x 4 |",
         "| after SFT | 5.5000 ± 0.0500",
