@@ -1,7 +1,8 @@
 """Stage `deduplicate`: of documents with equal or nearly equal texts, or of one address, one is kept.
 
-The actor pool computes hashes and signatures of the curated files; one process finds duplicates over all of them
-(`pipelines.fates`); the pool writes what is left, in the order it came, into files of even size.
+Units of the actor pool compute hashes and signatures of the curated files, find duplicates among them in blocks of
+documents and ranges of keys (`pipelines.fates`), and write what is left, in the order it came, into files of even size.
+The stage's driver holds what the units are, and nothing of a document.
 
 Given the signature index of a corpus, documents that equal or nearly equal one the corpus has seen are removed as well,
 and the index is extended. What is left of the new documents is exactly what would be left of them if old and new ones
@@ -12,8 +13,7 @@ whole cluster of near-duplicates goes when one of them shares a band with any do
 from __future__ import annotations
 
 import functools
-import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -25,21 +25,20 @@ import pyarrow.parquet as pq
 
 from illada.artifacts import Artifact, Attempt, Progress
 from illada.config import DataPlacement, Deduplicate
-from pipelines.documents import SCHEMA, DocumentFile, document_files, row_groups, utf8, write_tables
-from pipelines.fates import Fates, Mask, columns, decide, gather
+from pipelines import block_units, blocks, components, range_units
+from pipelines.blocks import STEPS, Blocks, Fate, SignedBlocks, columns
+from pipelines.documents import document_files, row_groups, utf8, write_tables
+from pipelines.even_files import KeptReader, cut_block, write_kept
+from pipelines.fates import Decider
 from pipelines.funnel import Funnel, Tally
-from pipelines.index import SignatureIndex, build_part, look_up
-from pipelines.known import Lookups
+from pipelines.index import SignatureIndex, build_part
+from pipelines.known import extend_index
+from pipelines.phases import Phases
 from pipelines.pool import ActorPool, Results, Unit
-from pipelines.shared import fetch, load_array, share_array
+from pipelines.shared import fetch
 from pipelines.signing import SIGNED, sign
 
 DEDUPLICATE_VERSION = 4
-
-FILE_BYTES = 64 * 2**20
-"""About how much text an output file holds at most."""
-_SMALL_FILE_BYTES = 2**20
-_FEW_FILES = 16  # small corpora are cut finer, to occupy several workers later on
 
 
 def deduplicate(
@@ -60,34 +59,41 @@ def deduplicate(
     files = document_files(curated)
     rows = [sum(groups) for groups in row_groups(files, attempt.work)]
     with ActorPool(functools.partial(DeduplicateWorker, config, index), placement) as pool:
-        signed = pool.run(_sign_units(files, rows), attempt.work / "signed", progress, "documents")
-        lookups = None if index is None else Lookups(index, pool, attempt.work / "known", attempt.scratch, progress)
-        sizes = gather(signed, config, "sizes")
-        fates = decide(signed, config, lookups)
-        extended = {} if lookups is None else {"index": lookups.write(attempt, len(sizes))}
-        units = _write_units(files, rows, sizes, fates.kept, attempt)
-        written = pool.run(units, attempt.work / "written", progress, "documents")
+        phases = Phases(pool, attempt, progress)
+        results = phases.run("signed", "sign", [{"file": file.reference} for file in files], rows)
+        signed = SignedBlocks(phases, results, rows, Blocks(documents=sum(rows), bits=blocks.BLOCK_BITS))
+        decision = Decider(config, index, signed).decide()
+        extended = {}
+        if index is not None:
+            extended["index"] = extend_index(index, decision.fresh, sum(rows), phases, attempt)
+        written = write_kept(files, rows, signed, decision.settled)
     for number, result in enumerate(written):
         result.adopt("documents.parquet", attempt, f"documents/{number:05d}.parquet")
-    return {**_statistics(sizes, fates, written), **extended}
+    return {**_statistics(config, decision.settled, written), **extended}
 
 
 class DeduplicateWorker:
-    """Signs or writes documents, one file after another, and looks up or merges ranges of keys."""
+    """Signs or writes documents, one file after another, and decides about blocks of them and ranges of keys."""
 
     def __init__(self, config: Deduplicate, index: SignatureIndex | None) -> None:
         from pipelines.minhash import MinHasher
 
         self._config, self._hasher, self._index = config, MinHasher(config), index
-        self._last: tuple[tuple[str, int], pa.Table] | None = None
+        self._kept = KeptReader()
 
     def run(self, unit: Unit, output: Path) -> dict[str, Any]:
-        """A unit of `_sign_units`, of `_write_units`, or of `pipelines.known`."""
-        task = unit.payload["task"]
-        if task in ("sign", "write"):
-            return self._sign(unit, output) if task == "sign" else self._write(unit, output)
-        assert self._index is not None, "only an index gives units of keys"
-        return (look_up if task == "look-up" else build_part)(self._index, unit.payload, output)
+        """A unit of this stage, of `pipelines.fates`, `pipelines.components` or `pipelines.known`, by its task."""
+        task, payload = unit.payload["task"], unit.payload
+        if task in _BLOCK_TASKS:
+            return _BLOCK_TASKS[task](self._config, payload, output)
+        if task in _RANGE_TASKS:
+            return _RANGE_TASKS[task](self._index, payload, output)
+        if task in _NODE_TASKS:
+            return _NODE_TASKS[task](payload, output)
+        if task == "index":
+            assert self._index is not None, "only an index gives such units"
+            return build_part(self._index, payload, output)
+        return self._sign(unit, output) if task == "sign" else self._write(unit, output)
 
     def _sign(self, unit: Unit, output: Path) -> dict[str, Any]:
         """The arrays of `columns`, with a row for each document."""
@@ -103,7 +109,7 @@ class DeduplicateWorker:
         languages, sources = Tally(), Tally()
 
         def counted() -> Iterator[pa.Table]:
-            for table in self._kept_documents(unit.payload):
+            for table in self._kept.tables(unit.payload):
                 sizes = np.diff(utf8(table["text"])[1])
                 for tally, name in ((languages, "language"), (sources, "source")):
                     for value in pc.unique(table[name]).to_pylist():
@@ -114,83 +120,44 @@ class DeduplicateWorker:
         count = write_tables(output / "documents.parquet", counted())
         return {"documents": count, "languages": languages.rows(), "sources": sources.rows()}
 
-    def _kept_documents(self, payload: Mapping[str, Any]) -> Iterator[pa.Table]:
-        kept = load_array(payload["kept"])
-        for piece in payload["pieces"]:
-            with pq.ParquetFile(fetch(piece["file"])) as file:
-                end = piece["offset"]
-                for group in range(file.num_row_groups):
-                    begin, end = end, end + file.metadata.row_group(group).num_rows
-                    first, last = max(begin, payload["begin"]), min(end, payload["end"])
-                    if first < last and kept[first:last].any():
-                        rows = self._row_group(piece["file"]["sha256"], file, group).slice(first - begin, last - first)
-                        yield rows.filter(pa.array(kept[first:last]))
 
-    def _row_group(self, sha256: str, file: pq.ParquetFile, group: int) -> pa.Table:
-        """Row group `group` of `file`; the last one stays in memory, as the next unit often begins in it."""
-        if self._last is None or self._last[0] != (sha256, group):
-            self._last = (sha256, group), file.read_row_group(group, columns=SCHEMA.names)
-        return self._last[1]
-
-
-def _sign_units(files: Sequence[DocumentFile], rows: Sequence[int]) -> list[Unit]:
-    return [
-        Unit(
-            name=f"{number:06d}",
-            payload={"task": "sign", "file": file.reference},
-            weight=rows[number],
-        )
-        for number, file in enumerate(files)
-    ]
+_BLOCK_TASKS = {
+    "send-keys": block_units.send_keys,
+    "send-bands": block_units.send_bands,
+    "link": block_units.link_block,
+    "send-clusters": block_units.send_clusters,
+    "settle": block_units.settle,
+    "cut": cut_block,
+}
+_RANGE_TASKS = {"find-equals": range_units.find_equals, "find-links": range_units.find_links}
+_NODE_TASKS = {
+    "star": components.star,
+    "least": components.least,
+    "labels": components.labels,
+    "choose": range_units.choose,
+}
 
 
-def _write_units(
-    files: Sequence[DocumentFile], rows: Sequence[int], sizes: npt.NDArray[np.int64], kept: Mask, attempt: Attempt
-) -> list[Unit]:
-    """Output files as ranges of the kept documents with about equal bytes, each naming the rows it is read from."""
-    mask = share_array(kept, "kept", attempt.scratch, attempt.work)
-    indices = np.flatnonzero(kept)
-    if not len(indices):
-        return []
-    ends = np.cumsum(sizes[indices])
-    total = int(ends[-1])
-    number = max(math.ceil(total / FILE_BYTES), min(_FEW_FILES, math.ceil(total / _SMALL_FILE_BYTES)))
-    cuts = np.searchsorted(ends, [total * (part + 1) // number for part in range(number)], side="left") + 1
-    starts = np.cumsum([0, *rows])
-    units: list[Unit] = []
-    first = 0
-    for last in cuts.tolist():
-        if last <= first:
-            continue
-        begin, end = int(indices[first]), int(indices[last - 1]) + 1
-        span = range(np.searchsorted(starts[1:], begin, side="right"), np.searchsorted(starts[:-1], end, side="left"))
-        pieces = [{"file": files[place].reference, "offset": int(starts[place])} for place in span]
-        payload = {
-            "task": "write",
-            "pieces": pieces,
-            "begin": begin,
-            "end": end,
-            "kept": mask,
-        }
-        units.append(Unit(name=f"{len(units):06d}", payload=payload, weight=last - first))
-        first = last
-    return units
-
-
-def _statistics(sizes: npt.NDArray[np.int64], fates: Fates, written: Results) -> dict[str, Any]:
+def _statistics(config: Deduplicate, settled: Results, written: Results) -> dict[str, Any]:
     languages, sources = Tally(), Tally()
     for result in written:
         languages.update(result.statistics["languages"])
         sources.update(result.statistics["sources"])
-    funnel = Funnel(list(fates.steps))
-    before = np.ones_like(fates.kept)
-    for step, reasons in fates.steps.items():
-        funnel.read(step, int(sizes[before].sum()), int(before.sum()))
-        for reason, after in reasons.items():
-            if lost := int(before.sum() - after.sum()):
-                funnel.drop(step, reason, lost)
-            before = after
-        funnel.keep(step, int(sizes[before].sum()), int(before.sum()))
+    documents, sizes = (
+        [sum(result.statistics[name][fate] for result in settled) for fate in Fate] for name in ("documents", "bytes")
+    )
+    left, size = sum(documents), sum(sizes)
+    steps = [step for step in STEPS if step != "url" or config.urls]
+    funnel = Funnel(steps)
+    for step in steps:
+        funnel.read(step, size, left)
+        for fate in STEPS[step]:
+            if documents[fate]:
+                funnel.drop(step, fate.name.lower(), documents[fate])
+            left, size = left - documents[fate], size - sizes[fate]
+        funnel.keep(step, size, left)
+    if (count := sum(result.statistics["documents"] for result in written)) != left:
+        raise AssertionError(f"{left} documents are kept, but {count} were written")
     return {
         "funnel": funnel.rows(),
         "languages": languages.rows(),

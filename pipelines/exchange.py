@@ -1,12 +1,14 @@
 """Rows that the units of one phase leave for those of the next, each of which reads its own part of every file.
 
-A file begins with a table of where each part begins and of its checksum; a reader fetches the table and its part alone.
+A file begins with a table of where each part begins and of its checksum; a reader takes two rows of the table and its
+part alone.
 """
 
 from __future__ import annotations
 
-import io
-from collections.abc import Iterable
+import json
+import math
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +16,19 @@ import numpy as np
 import numpy.typing as npt
 import xxhash
 
-from illada.artifacts import DamagedWork, Folder
+from illada.artifacts import Attempt, DamagedWork, Folder, atomic_path
+from pipelines.ledger import UnitResult
+from pipelines.shared import Reference, fetch, share
 
 UInts = npt.NDArray[np.uint64]
+RANGE_ROWS = 2**22
+"""Rows that a unit reads from all others, about."""
 _MIX = np.uint64(0x9E3779B97F4A7C15)
+
+
+def range_bits(rows: float) -> int:
+    """Into how many ranges, as a power of two, `rows` are divided."""
+    return max(0, math.ceil(math.log2(max(rows, 1) / RANGE_ROWS)))
 
 
 def part_of(keys: UInts, bits: int) -> UInts:
@@ -60,9 +71,42 @@ def read_parts(folders: Iterable[str], name: str, part: int, columns: int) -> UI
     return np.concatenate(found)
 
 
+def share_folders(results: Iterable[UnitResult], name: str, attempt: Attempt) -> dict[str, str]:
+    """A list of where the units of a phase, called `name`, left their files, for those of the next."""
+    path = attempt.scratch / f"{name}-folders.json"
+    with atomic_path(path) as temporary:
+        temporary.write_text(json.dumps([str(result.folder) for result in results]), encoding="utf-8")
+    return share(path, attempt.work)
+
+
+def shared_folders(source: Reference) -> list[str]:
+    """What `share_folders` wrote."""
+    folders: list[str] = json.loads(fetch(source).read_text(encoding="utf-8"))
+    return folders
+
+
+def unit_file(result: UnitResult, name: str) -> dict[str, str]:
+    """Names a file of a finished unit in the payload of another one."""
+    return {"folder": str(result.folder), "name": name, "sha256": result.files[name]}
+
+
+def unit_path(file: Mapping[str, str]) -> Path:
+    """A local path of what `unit_file` named.
+
+    Raises:
+        DamagedWork: it is not as it was written, and has been removed.
+    """
+    name = file["name"]
+    files = {name: file["sha256"]}
+    return UnitResult(name=name, folder=Folder.at(file["folder"]), files=files, statistics={}).path(name)
+
+
 def _read(file: Any, part: int, columns: int) -> tuple[UInts, bool]:
-    table = np.lib.format.read_array(file, allow_pickle=False)
-    start, checksum, end = int(table[part, 0]), int(table[part, 1]), int(table[part + 1, 0])
-    file.seek(start * columns * 8, io.SEEK_CUR)
+    np.lib.format.read_magic(file)
+    (count, width), _, _ = np.lib.format.read_array_header_1_0(file)
+    table = file.tell()
+    file.seek(table + part * width * 8)
+    start, checksum, end, _ = np.frombuffer(file.read(2 * width * 8), dtype=np.uint64).tolist()
+    file.seek(table + (count * width + start * columns) * 8)
     data = file.read((end - start) * columns * 8)
     return np.frombuffer(data, dtype=np.uint64).reshape(-1, columns), xxhash.xxh3_64_intdigest(data) == checksum

@@ -1,124 +1,128 @@
-"""What becomes of each document, decided over the keys of all: equal texts, equal addresses, near-duplicates.
+"""What becomes of each document, decided in units over blocks of documents and ranges of keys: equal texts, equal
+addresses, near-duplicates.
 
-All is done in order of precedence, so that the first of a group is the one to keep. Each step looks only at what the
-one before it has left.
+Each step looks only at what the one before it has left, and the best by precedence, then position, of a group stays.
+Phases, with what their units hold at once:
+
+    digests          a block      the first with each digest go on, to the range of their digest
+    digests-equal    a range      of each digest the first of all blocks stays, unless the corpus has seen it
+    urls, urls-equal              the same for addresses, where they count
+    bands            a block      the first with each key of a band go on, the others are linked to it
+    links            a range      the first with the key of all blocks, which the others are linked to; known ones
+    stars ... labels a block,     the components of all links (`pipelines.components`), a cluster each
+                     a range
+    clusters         a block      the best document of each cluster in the block, and whether the corpus has seen one
+    stays            a range      the best document of each cluster
+    settled          a block      the fates
+
+A block sends every key once, so no key, however frequent, gives a range more rows than there are blocks; a block gets
+at most one row for each of its documents and bands. So a unit's memory does not grow with the corpus, but for a few
+bytes for each unit of the phase before.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
-import numpy as np
-import numpy.typing as npt
-
 from illada.config import Deduplicate
-from pipelines.index import DIGESTS, URLS, band_table
-from pipelines.known import Lookups
-from pipelines.ledger import UnitResult
+from pipelines.blocks import Left, SignedBlocks
+from pipelines.components import connect
+from pipelines.exchange import range_bits, unit_file
+from pipelines.index import DIGESTS, URLS, SignatureIndex, band_table
+from pipelines.pool import Results, UnitResult
 
-Mask = npt.NDArray[np.bool_]
-Keys = npt.NDArray[np.uint64]
+_FEW_ROWS = 2**18
+"""Bands are taken together while they have no more rows than that."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Fates:
-    """Masks over the documents, in the order they came, by step and reason: whom that reason has left.
+class Fresh:
+    """Keys of a table that the corpus has not seen: sorted, in a file for each of 2**bits ranges."""
 
-    Steps and reasons are in the order they apply, and each mask is a subset of the one before.
-    """
-
-    steps: Mapping[str, Mapping[str, Mask]]
-
-    @property
-    def kept(self) -> Mask:
-        """Whom all reasons have left."""
-        return self.steps["near"]["near_duplicate"]
+    bits: int
+    files: Sequence[Mapping[str, str]]
+    rows: int
 
 
-def columns(config: Deduplicate) -> dict[str, tuple[type[Any], tuple[int, ...]]]:
-    """Type and shape of a document's row in each of the arrays that decide.
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Decision:
+    """`settled` has the fates of each block (`pipelines.block_units.settle`); `fresh`, with an index, keys by table."""
 
-    Those are the text's size (bytes), its digest, its precedence (the least stays), whether it has a signature and the
-    keys of its bands; where addresses count, whether it has one, and its key. Keys are high and low words.
-    """
-    addresses: dict[str, tuple[type[Any], tuple[int, ...]]] = {"located": (np.bool_, ()), "urls": (np.uint64, (2,))}
-    return {
-        "sizes": (np.int64, ()),
-        "digests": (np.uint64, (2,)),
-        "precedence": (np.float64, ()),
-        "comparable": (np.bool_, ()),
-        "bands": (np.uint64, (config.bands, 2)),
-        **(addresses if config.urls else {}),
-    }
+    settled: Results
+    fresh: Mapping[str, Fresh] = field(default_factory=dict)
 
 
-def decide(signed: Iterable[UnitResult], config: Deduplicate, lookups: Lookups | None) -> Fates:
-    """The fate of every document by its row in `columns`; `signed`, which is read several times, has them by file."""
-    order = np.argsort(gather(signed, config, "precedence"), kind="stable")
-    every = np.ones(len(order), dtype=bool)
-    first, left = _equals(DIGESTS, gather(signed, config, "digests")[order], every, every, lookups)
-    steps = {"exact": {"duplicate": first, "known_duplicate": left}}
-    if config.urls:
-        located, keys = (gather(signed, config, name)[order] for name in ("located", "urls"))
-        first, left = _equals(URLS, keys, left, located, lookups)
-        steps["url"] = {"duplicate_url": first, "known_duplicate_url": left}
-    fresh, left = _nears(signed, config, order, left, lookups)
-    steps["near"] = {"known_near_duplicate": fresh, "near_duplicate": left}
-    for step in steps.values():
-        for reason, mask in step.items():
-            step[reason] = np.empty_like(mask)
-            step[reason][order] = mask
-    return Fates(steps=steps)
+class Decider:
+    """Decides about the documents of `signed`."""
 
+    def __init__(self, config: Deduplicate, index: SignatureIndex | None, signed: SignedBlocks) -> None:
+        self._config, self._index, self._signed = config, index, signed
+        self._phases, self._shape = signed.phases, signed.blocks.shape()
+        self._fresh: dict[str, Fresh] = {}
 
-def gather(signed: Iterable[UnitResult], config: Deduplicate, name: str) -> npt.NDArray[Any]:
-    """A column of all documents."""
-    dtype, shape = columns(config)[name]
-    return np.concatenate([np.empty((0, *shape), dtype), *(np.load(r.path(f"{name}.npy")) for r in signed)])
+    def decide(self) -> Decision:
+        """Run all phases."""
+        sent, lost = self._equals(DIGESTS, ["digests", "precedence"], {}, {})
+        if self._config.urls:
+            left = {"fates": (sent, "fates.npy")}
+            sent, lost = self._equals(URLS, ["urls", "located", "precedence"], {"lost": lost}, left)
+        sent, ranges = self._links(sent, lost)
+        links = self._phases.folders("links", ranges)
+        bits = range_bits(2 * sum(result.statistics["links"] for phase in (sent, ranges) for result in phase))
+        linked = self._signed.run("stars-0", "link", [], {"links": links, "bits": bits}, {"own": (sent, "links.npy")})
+        across = sum(result.statistics["across"] for result in linked)
+        labels = connect(self._phases, linked, across, bits, self._shape)
+        return Decision(settled=self._choose(sent, links, labels, bits), fresh=self._fresh)
 
+    def _equals(
+        self, table: str, columns: Sequence[str], same: Mapping[str, Any], left: Mapping[str, Left]
+    ) -> tuple[Results, dict[str, str]]:
+        """The units of task `send-keys`, and the folders of those of `find-equals`."""
+        bits = self._bits([table])
+        sent = self._signed.run(table, "send-keys", columns, {"table": table, "bits": bits, **same}, left)
+        shared = {"source": self._phases.folders(table, sent), "table": table, "bits": bits, **self._shape}
+        name = f"{table}-equal"
+        ranges = self._phases.run(name, "find-equals", [{"part": part, **shared} for part in range(2**bits)])
+        if self._index is not None:
+            self._note(table, bits, ranges)
+        return sent, self._phases.folders(name, ranges)
 
-def _equals(table: str, keys: Keys, left: Mask, having: Mask, lookups: Lookups | None) -> tuple[Mask, Mask]:
-    """Who of `left` remains when of those `having` equal keys the first stays, and then none the corpus has seen."""
-    from pipelines.minhash import first_of_each
+    def _links(self, before: Results, lost: Mapping[str, str]) -> tuple[Results, Results]:
+        """The units of tasks `send-bands` and `find-links`."""
+        bands = range(self._config.bands)
+        bits = self._bits([band_table(band) for band in bands])
+        left = {"fates": (before, "fates.npy")}
+        sent = self._signed.run("bands", "send-bands", ["comparable", "bands"], {"bits": bits, "lost": lost}, left)
+        together = 1 if bits else max(1, _FEW_ROWS // max(1, self._signed.blocks.documents))
+        chunks = [list(bands[first : first + together]) for first in range(0, len(bands), together)]
+        shared = {"source": self._phases.folders("bands", sent), "bits": bits, **self._shape}
+        each = [(chunk, part) for chunk in chunks for part in range(2**bits)]
+        ranges = self._phases.run("links", "find-links", [{"bands": some, "part": n, **shared} for some, n in each])
+        for band in bands if self._index is not None else ():
+            having = (result for result, (chunk, _) in zip(ranges, each, strict=True) if band in chunk)
+            self._note(band_table(band), bits, having)
+        return sent, ranges
 
-    asking = np.flatnonzero(left & having)
-    is_first = first_of_each(keys[asking]) == np.arange(len(asking))
-    first = left.copy()
-    first[asking[~is_first]] = False
-    unknown = first.copy()
-    if lookups is not None:
-        asking = asking[is_first]
-        lookups.ask(table, keys[asking])
-        lookups.answer([table])
-        unknown[asking[lookups.known(table)]] = False
-    return first, unknown
+    def _choose(self, sent: Results, links: Mapping[str, str], labels: Results, bits: int) -> Results:
+        """The units of task `settle`."""
+        folders = self._phases.folders
+        same = {"labels": folders("labels", labels), "links": links, "indexed": self._index is not None, "bits": bits}
+        left = {"fates": (sent, "fates.npy")}
+        clusters = self._signed.run("clusters", "send-clusters", ["precedence"], same, left)
+        source = folders("clusters", clusters)
+        payloads = [{"source": source, "part": part, **self._shape} for part in range(2**bits)]
+        stays = folders("stays", self._phases.run("stays", "choose", payloads))
+        left = {key: (clusters, f"{key}.npy") for key in ("fates", "members")}
+        return self._signed.run("settled", "settle", ["sizes"], {"stays": stays}, left)
 
+    def _bits(self, tables: Sequence[str]) -> int:
+        """By how many leading bits of their keys rows are divided: lookups need as many as the index."""
+        indexed = [self._index.bits(table) for table in tables] if self._index is not None else []
+        return max(range_bits(self._signed.blocks.documents), *indexed, 0)
 
-def _nears(
-    signed: Iterable[UnitResult], config: Deduplicate, order: npt.NDArray[np.int64], left: Mask, lookups: Lookups | None
-) -> tuple[Mask, Mask]:
-    """Who of `left` remains when clusters with one the corpus has seen go, and then of each of the others the first."""
-    from pipelines.minhash import clusters, first_of_each
-
-    candidates = np.flatnonzero(left & gather(signed, config, "comparable")[order])
-    files = [result.path("bands.npy") for result in signed]
-    links = []
-    for band in range(config.bands):
-        parts = [np.load(file, mmap_mode="r")[:, band] for file in files]
-        keys = np.concatenate([np.empty((0, 2), np.uint64), *parts])[order[candidates]]
-        firsts = first_of_each(keys)
-        linked = firsts != np.arange(len(candidates))
-        links.append((candidates[firsts[linked]], candidates[linked]))
-        if lookups is not None:
-            lookups.ask(band_table(band), keys)
-    roots = clusters(len(order), links)
-    seen = np.zeros_like(left)
-    if lookups is not None:
-        names = [band_table(band) for band in range(config.bands)]
-        lookups.answer(names)
-        for name in names:
-            seen[roots[candidates[lookups.known(name)]]] = True
-    fresh = left & ~seen[roots]
-    return fresh, fresh & (roots == np.arange(len(order)))
+    def _note(self, table: str, bits: int, ranges: Iterable[UnitResult]) -> None:
+        found = [(unit_file(result, f"{table}.npy"), result.statistics["fresh"][table]) for result in ranges]
+        files, rows = [file for file, _ in found], sum(number for _, number in found)
+        self._fresh[table] = Fresh(bits=bits, files=files, rows=rows)

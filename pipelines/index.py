@@ -14,7 +14,6 @@ no process ever needs more than a part of each segment.
 
 from __future__ import annotations
 
-import itertools
 import json
 import math
 from collections.abc import Mapping, Sequence
@@ -27,7 +26,7 @@ import numpy.typing as npt
 
 from illada.artifacts import Artifact, ArtifactError, Store
 from illada.config import Deduplicate
-from pipelines.shared import load_array
+from pipelines.exchange import unit_path
 
 INDEX = "index.json"
 INDEX_VERSION = 1
@@ -73,9 +72,7 @@ class Segment:
         part = prefix >> (bits - self.bits(table))
         if not self.parts[table][part]:
             return np.empty((2, 0), dtype=np.uint64)
-        keys: Keys = np.asarray(np.load(self.artifact.path(part_name(table, part)), mmap_mode="r"))
-        first, last = lower_bound(keys[0], range_ends(bits, prefix)).tolist()
-        return keys[:, first : last if prefix + 1 < 2**bits else None]
+        return within(np.load(self.artifact.path(part_name(table, part)), mmap_mode="r"), bits, prefix)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -91,8 +88,16 @@ class SignatureIndex:
         return sum(segment.documents for segment in self.segments)
 
     def bits(self, table: str) -> int:
-        """Leading bits by which lookups in a table are split."""
+        """The least number of leading bits by which lookups in a table can be split."""
         return max((segment.bits(table) for segment in self.segments), default=0)
+
+    def known(self, table: str, bits: int, prefix: int, wanted: Keys) -> Mask:
+        """Which of the wanted keys, whose leading `bits` are `prefix`, any segment has; see `bits`."""
+        found = np.zeros(wanted.shape[1], dtype=bool)
+        for segment in self.segments:
+            high, low = segment.read(table, bits, prefix)
+            found |= contains(high, low, wanted)
+        return found
 
     def mergeable(self, documents: int) -> int:
         """How many of the newest segments a new one of `documents` is merged with."""
@@ -183,11 +188,15 @@ def range_ends(bits: int, prefix: int) -> npt.NDArray[np.uint64]:
     return np.array([(prefix << shift) % 2**64, ((prefix + 1) << shift) % 2**64], dtype=np.uint64)
 
 
-def cut(keys: Keys, bits: int) -> list[tuple[int, int]]:
-    """Where each of the 2**bits ranges of sorted keys begins and ends."""
-    starts = [range_ends(bits, prefix)[0] for prefix in range(1, 2**bits)]
-    places = [0, *np.searchsorted(keys[0], np.array(starts, dtype=np.uint64)).tolist(), keys.shape[1]]
-    return list(itertools.pairwise(places))
+def within(keys: Keys, bits: int, prefix: int) -> Keys:
+    """Those of sorted keys whose leading `bits` are `prefix`: a view."""
+    first, last = lower_bound(keys[0], range_ends(bits, prefix)).tolist()
+    return np.asarray(keys)[:, first : last if prefix + 1 < 2**bits else None]
+
+
+def prefixes(words: npt.NDArray[np.uint64], bits: int) -> npt.NDArray[np.uint64]:
+    """The leading `bits` of each word."""
+    return words >> np.uint64(64 - bits) if bits else np.zeros_like(words)
 
 
 def sort_keys(rows: npt.NDArray[np.uint64]) -> tuple[Keys, npt.NDArray[np.int64]]:
@@ -236,23 +245,11 @@ def contains(high: Words, low: Words, wanted: Keys) -> Mask:
     return found
 
 
-def look_up(index: SignatureIndex, payload: Mapping[str, Any], output: Path) -> dict[str, Any]:
-    """A unit of work: which keys of a range of the queries any segment has, as `hits.npy`."""
-    wanted: Keys = load_array(payload["queries"])[:, payload["first"] : payload["last"]]
-    hits = np.zeros(wanted.shape[1], dtype=bool)
-    for segment in index.segments:
-        high, low = segment.read(payload["table"], payload["bits"], payload["prefix"])
-        hits |= contains(high, low, wanted)
-    np.save(output / "hits.npy", hits)
-    return {"hits": int(hits.sum())}
-
-
 def build_part(index: SignatureIndex, payload: Mapping[str, Any], output: Path) -> dict[str, Any]:
     """A unit of work: the keys of a range that are new, merged with those of the newest segments, as `part.npy`."""
-    span = slice(payload["first"], payload["last"])
-    new = load_array(payload["queries"])[:, span][:, ~load_array(payload["hits"])[span]]
+    bits, prefix = payload["bits"], payload["prefix"]
+    new = [within(np.load(unit_path(file), mmap_mode="r"), bits, prefix) for file in payload["fresh"]]
     merged = index.segments[len(index.segments) - payload["merged"] :]
-    older = [segment.read(payload["table"], payload["bits"], payload["prefix"]) for segment in merged]
-    keys = merge_keys([*older, new])
+    keys = merge_keys([*(segment.read(payload["table"], bits, prefix) for segment in merged), *new])
     np.save(output / "part.npy", keys)
     return {"rows": keys.shape[1]}

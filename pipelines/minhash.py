@@ -2,7 +2,7 @@
 
 Two documents are near-duplicates when all hashes of one band agree, which for similarity s over word shingles happens
 with probability 1 - (1 - s^rows)^bands. Signatures are those of datatrove's MinhashDedupSignature, computed by compiled
-loops; clusters are found for all documents at once.
+loops; `clusters` joins the links that one process has (`pipelines.components`: those of many).
 """
 
 from __future__ import annotations

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -15,7 +14,7 @@ import pyarrow.parquet as pq
 from illada.artifacts import Folder
 from illada.config import Substrings
 from pipelines.documents import TextDocument, read_documents
-from pipelines.exchange import UInts, part_of, read_parts, write_parts
+from pipelines.exchange import UInts, part_of, read_parts, shared_folders, write_parts
 from pipelines.pool import Unit, UnitResult
 from pipelines.recorder import Recorder
 from pipelines.shared import fetch
@@ -90,7 +89,7 @@ class SubstringsWorker:
 
     def _windows(self, payload: Mapping[str, Any], output: Path) -> dict[str, Any]:
         """`windows.rows`: (hash, hash, place) of windows with a shared key that their block does not repeat."""
-        shared = read_parts(_folders(payload["keys"]), "shared.rows", payload["number"], 1)[:, 0]
+        shared = read_parts(shared_folders(payload["keys"]), "shared.rows", payload["number"], 1)[:, 0]
         shared = np.append(np.sort(shared), np.uint64(2**64 - 1))
         local, rows, at = _local(payload), [np.empty((0, 3), dtype=np.uint64)], 0
         for text in _texts(fetch(payload["file"])):
@@ -109,7 +108,7 @@ class SubstringsWorker:
 
     def _later(self, payload: Mapping[str, Any], output: Path) -> dict[str, Any]:
         """`later.rows`: (place in the file) of windows that are equal to an earlier one, by file."""
-        rows = read_parts(_folders(payload["source"]), "windows.rows", payload["part"], 3)
+        rows = read_parts(shared_folders(payload["source"]), "windows.rows", payload["part"], 3)
         rows = rows[np.argsort(rows[:, 0].copy(), kind="stable")]  # in order of their places before and after
         if ((rows[1:, 0] == rows[:-1, 0]) & (rows[1:, 1] != rows[:-1, 1])).any():
             rows = rows[np.lexsort((rows[:, 2], rows[:, 1], rows[:, 0]))]
@@ -125,7 +124,7 @@ class SubstringsWorker:
         """`documents.parquet`, `rejected.parquet` (a sample); returns counts."""
         marks = _local(payload)
         if "later" in payload:
-            marks[read_parts(_folders(payload["later"]), "later.rows", payload["number"], 1)[:, 0]] = True
+            marks[read_parts(shared_folders(payload["later"]), "later.rows", payload["number"], 1)[:, 0]] = True
         recorder = Recorder(["substrings"], payload["file"]["url"], _REJECTED_SAMPLE)
         counts = dict.fromkeys(("cut_documents", "cuts", "cut_bytes"), 0)
 
@@ -164,7 +163,7 @@ class SubstringsWorker:
 
 def _shared_keys(payload: Mapping[str, Any], output: Path) -> dict[str, Any]:
     """`shared.rows`: (key) of keys that several blocks have, by the files that have them."""
-    rows = read_parts(_folders(payload["source"]), "keys.rows", payload["part"], 2)
+    rows = read_parts(shared_folders(payload["source"]), "keys.rows", payload["part"], 2)
     rows = rows[np.lexsort((rows[:, 1], rows[:, 0]))]
     equal = rows[1:, 0] == rows[:-1, 0]
     several = np.zeros(len(rows), dtype=bool)
@@ -182,11 +181,6 @@ def _run_starts(values: UInts) -> npt.NDArray[np.int64]:
     new = np.ones(len(values), dtype=bool)
     new[1:] = values[1:] != values[:-1]
     return np.flatnonzero(new)
-
-
-def _folders(source: Mapping[str, str]) -> list[str]:
-    folders: list[str] = json.loads(fetch(source).read_text(encoding="utf-8"))
-    return folders
 
 
 def _local(payload: Mapping[str, Any]) -> Mask:

@@ -1,4 +1,4 @@
-"""What of each document decides about duplicates, as arrays over the rows of a table (`pipelines.fates.columns`)."""
+"""What of each document decides about duplicates, as arrays over the rows of a table (`pipelines.blocks.columns`)."""
 
 from __future__ import annotations
 

@@ -17,24 +17,21 @@ With one block the three in the middle are left out. Each unit holds one file, o
 from __future__ import annotations
 
 import functools
-import json
-import math
 from collections.abc import Sequence
 from typing import Any
 
-from illada.artifacts import Artifact, Attempt, Progress, atomic_path
+from illada.artifacts import Artifact, Attempt, Progress
 from illada.config import DataPlacement, Substrings
 from pipelines.documents import document_files, row_groups
+from pipelines.exchange import range_bits, share_folders
 from pipelines.funnel import Tally, main_losses, merge
 from pipelines.pool import ActorPool, Results, Unit
 from pipelines.repeats import SubstringsWorker
-from pipelines.shared import Reference, share
+from pipelines.shared import Reference
 
 STAGE = "substrings"
 SUBSTRINGS_VERSION = 1
 
-PART_ROWS = 2**22
-"""Hashes of a range, about."""
 _KEYS_PER_BYTE = 0.1  # of a compressed file: fewer than that are expected
 
 
@@ -71,13 +68,13 @@ def substrings(
         found = over_files("find", [{"bits": bits}] * len(files))
         local: list[dict[str, Any]] = [{"local": {"url": str(r.folder), "sha256": r.files["local.npy"]}} for r in found]
         if sum(result.statistics["blocks"] for result in found) > 1:
-            keys = over_ranges("keys", bits, _folders(found, "find", attempt))
-            shared = _folders(keys, "keys", attempt)
+            keys = over_ranges("keys", bits, share_folders(found, "find", attempt))
+            shared = share_folders(keys, "keys", attempt)
             # a key is that of half as many windows as can have it, on average
             bits = range_bits(sum(result.statistics["shared"] for result in keys) * config.length / 4)
             windows = over_files("windows", [{**one, "bits": bits, "keys": shared} for one in local])
-            later = over_ranges("later", bits, _folders(windows, "windows", attempt))
-            local = [{**one, "later": _folders(later, "later", attempt)} for one in local]
+            later = over_ranges("later", bits, share_folders(windows, "windows", attempt))
+            local = [{**one, "later": share_folders(later, "later", attempt)} for one in local]
         written = over_files("cut", local)
 
     statistics = _statistics(written)
@@ -88,19 +85,6 @@ def substrings(
         for number, result in enumerate(filled):
             result.adopt(f"{kind}.parquet", attempt, f"{kind}/{number:05d}.parquet")
     return statistics
-
-
-def range_bits(rows: float) -> int:
-    """Into how many ranges, as a power of two, `rows` hashes are divided."""
-    return max(0, math.ceil(math.log2(max(rows, 1) / PART_ROWS)))
-
-
-def _folders(results: Results, name: str, attempt: Attempt) -> dict[str, str]:
-    """A list of where the units of a phase left their files, for those of the next."""
-    path = attempt.scratch / f"{name}-folders.json"
-    with atomic_path(path) as temporary:
-        temporary.write_text(json.dumps([str(result.folder) for result in results]), encoding="utf-8")
-    return share(path, attempt.work)
 
 
 def _statistics(written: Results) -> dict[str, Any]:

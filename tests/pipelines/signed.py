@@ -11,10 +11,14 @@ import numpy as np
 import numpy.typing as npt
 from hypothesis import strategies as st
 
-from illada.artifacts import Folder, sha256_file
+from illada.artifacts import Attempt, Folder, NoProgress, Progress, StageIdentity, sha256_file
 from illada.config import Deduplicate
-from pipelines.fates import columns
-from pipelines.pool import UnitResult
+from pipelines.blocks import Blocks, Fate, SignedBlocks, columns
+from pipelines.deduplicate import DeduplicateWorker
+from pipelines.fates import Decider, Decision
+from pipelines.index import SignatureIndex
+from pipelines.phases import Phases
+from pipelines.pool import Unit, UnitResult
 
 BANDS = 3
 CONFIG = Deduplicate(bands=BANDS, urls=True)
@@ -52,9 +56,9 @@ def keys(values: npt.ArrayLike, salt: int) -> npt.NDArray[np.uint64]:
     return np.stack([high, numbers * np.uint64(0xBF58476D1CE4E5B9)], axis=-1)
 
 
-def sign(root: Path, documents: Sequence[Signed]) -> list[UnitResult]:
-    """The results of signing two files, if there are two documents."""
-    results = []
+def sign(root: Path, documents: Sequence[Signed]) -> tuple[list[UnitResult], list[int]]:
+    """The results of signing two files, if there are two documents, and the documents in each."""
+    results, rows = [], []
     for number, part in enumerate((documents[: len(documents) // 2], documents[len(documents) // 2 :])):
         folder = root / f"signed-{number}"
         folder.mkdir(parents=True)
@@ -72,10 +76,51 @@ def sign(root: Path, documents: Sequence[Signed]) -> list[UnitResult]:
         for name, (dtype, shape) in columns(CONFIG).items():
             np.save(folder / f"{name}.npy", np.array(values[name], dtype=dtype).reshape(-1, *shape))
         results.append(unit_result(str(number), folder, {}))
-    return results
+        rows.append(len(part))
+    return results, rows
 
 
 def unit_result(name: str, folder: Path, statistics: dict[str, Any]) -> UnitResult:
     """Of a unit that wrote `folder`."""
     files = {path.name: sha256_file(path) for path in folder.iterdir()}
     return UnitResult(name=name, folder=Folder.at(folder), files=files, statistics=statistics)
+
+
+class Inline:
+    """In place of the actor pool: units run in this process, one after another; `units` remembers them."""
+
+    def __init__(self, index: SignatureIndex | None = None) -> None:
+        self.worker = DeduplicateWorker(CONFIG, index)
+        self.units: list[Unit] = []
+
+    def run(self, units: Sequence[Unit], work: Folder, progress: Progress, measure: str) -> Any:
+        results = []
+        for unit in units:
+            folder = Path(work.url) / unit.name
+            folder.mkdir(parents=True)
+            results.append(unit_result(unit.name, folder, self.worker.run(unit, folder)))
+        self.units += units
+        return results
+
+
+def attempt_at(root: Path) -> Attempt:
+    """With all its folders in `root`."""
+    identity = StageIdentity(stage="deduplicate", version=1, config={}, inputs={})
+    folders = {name: root / name for name in ("output", "work", "scratch")}
+    for folder in folders.values():
+        folder.mkdir(parents=True)
+    return Attempt(
+        identity=identity, output=folders["output"], work=Folder.at(folders["work"]), scratch=folders["scratch"],
+        location=Folder.at(root),
+    )  # fmt: skip
+
+
+def decide(
+    documents: Sequence[Signed], pool: Inline, attempt: Attempt, index: SignatureIndex | None, bits: int = 18
+) -> tuple[list[Fate], Decision]:
+    """The fate of each document, in blocks of 2**bits."""
+    results, rows = sign(Path(attempt.work.url), documents)
+    phases = Phases(pool, attempt, NoProgress())
+    blocks = SignedBlocks(phases, results, rows, Blocks(documents=len(documents), bits=bits))
+    decision = Decider(CONFIG, index, blocks).decide()
+    return [Fate(fate) for result in decision.settled for fate in np.load(result.path("fates.npy"))], decision

@@ -10,16 +10,21 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from signed import CONFIG, DOCUMENTS, Signed, sign
+from signed import DOCUMENTS, Inline, Signed, attempt_at, decide
 from text_bench import Bench, prose
 
 from illada.artifacts import Artifact, Attempt, NoProgress
 from illada.config import DataPlacement, Deduplicate
 from pipelines.addresses import normal_url
+from pipelines.blocks import Fate
 from pipelines.deduplicate import deduplicate
 from pipelines.documents import TextDocument, document_files, document_id, read_documents, write_documents
-from pipelines.fates import decide
 from pipelines.precedence import moment
+
+
+@pytest.fixture(scope="module")
+def inline() -> Inline:
+    return Inline()
 
 
 def survivors(left: list[int], documents: list[Signed], alike: Callable[[Signed, Signed], bool]) -> list[int]:
@@ -40,15 +45,28 @@ def close(a: Signed, b: Signed) -> bool:
     return a.comparable and b.comparable and any(x == y for x, y in zip(a.bands, b.bands, strict=True))
 
 
-@settings(max_examples=150, deadline=None)
-@given(st.lists(DOCUMENTS, max_size=3).map(lambda parts: [document for part in parts for document in part]))
-def test_fates_are_those_of_brute_force(tmp_path_factory: pytest.TempPathFactory, documents: list[Signed]) -> None:
-    fates = decide(sign(tmp_path_factory.mktemp("signed"), documents), CONFIG, None)
-    left = survivors(list(range(len(documents))), documents, lambda a, b: a.text == b.text)
-    assert fates.steps["exact"]["known_duplicate"].nonzero()[0].tolist() == left
-    left = survivors(left, documents, lambda a, b: a.url is not None and a.url == b.url)
-    assert fates.steps["url"]["known_duplicate_url"].nonzero()[0].tolist() == left
-    assert fates.kept.nonzero()[0].tolist() == survivors(left, documents, close)
+@settings(max_examples=25, deadline=None)
+@given(
+    st.lists(DOCUMENTS, max_size=3).map(lambda parts: [document for part in parts for document in part]),
+    st.sampled_from([1, 2, 3, 18]),
+    st.sampled_from([3, 10, 100]),
+)
+def test_fates_are_those_of_brute_force(
+    tmp_path_factory: pytest.TempPathFactory, inline: Inline, documents: list[Signed], bits: int, range_rows: int
+) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("pipelines.exchange.RANGE_ROWS", range_rows)
+        fates, _ = decide(documents, inline, attempt_at(tmp_path_factory.mktemp("decided")), None, bits)
+
+    def left(*reasons: Fate) -> list[int]:
+        return [number for number, fate in enumerate(fates) if fate is Fate.KEPT or fate in reasons]
+
+    near = (Fate.NEAR_DUPLICATE,)
+    expected = survivors(list(range(len(documents))), documents, lambda a, b: a.text == b.text)
+    assert left(Fate.DUPLICATE_URL, *near) == expected
+    expected = survivors(expected, documents, lambda a, b: a.url is not None and a.url == b.url)
+    assert left(*near) == expected
+    assert left() == survivors(expected, documents, close)
 
 
 SAME = [

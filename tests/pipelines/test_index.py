@@ -15,14 +15,14 @@ import numpy.typing as npt
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from signed import BANDS, CONFIG, DOCUMENTS, Signed, sign, unit_result
+from signed import BANDS, CONFIG, DOCUMENTS, Inline, Signed, attempt_at, decide
 from text_bench import Bench
 
-from illada.artifacts import Artifact, ArtifactError, Attempt, Folder, NoProgress, StageIdentity, Store
+from illada.artifacts import Artifact, ArtifactError, Attempt, NoProgress, StageIdentity, Store
 from illada.config import DataPlacement, Deduplicate
-from pipelines.deduplicate import DeduplicateWorker, deduplicate
+from pipelines.blocks import Fate
+from pipelines.deduplicate import deduplicate
 from pipelines.documents import TextDocument, document_files, document_id, read_documents, write_documents
-from pipelines.fates import decide
 from pipelines.index import (
     KEY_BYTES,
     SignatureIndex,
@@ -34,28 +34,10 @@ from pipelines.index import (
     part_bits,
     sort_keys,
 )
-from pipelines.known import Lookups
-from pipelines.pool import Unit, UnitResult
+from pipelines.known import extend_index
+from pipelines.phases import Phases
 
 Words = npt.NDArray[np.uint64]
-
-
-class Inline:
-    """Runs the units of keys in this process, one after another."""
-
-    def __init__(self, index: SignatureIndex, root: Path) -> None:
-        self.worker = DeduplicateWorker(CONFIG, index)
-        self.root = root
-        self.units: list[Unit] = []
-
-    def run(self, units: Sequence[Unit], work: Folder, progress: NoProgress, measure: str) -> list[UnitResult]:
-        results = []
-        for unit in units:
-            folder = Path(work.url) / unit.name
-            folder.mkdir(parents=True)
-            results.append(unit_result(unit.name, folder, self.worker.run(unit, folder)))
-        self.units += units
-        return results
 
 
 class Corpus:
@@ -71,18 +53,18 @@ class Corpus:
         self.count += 1
         identity = StageIdentity(stage="deduplicate", version=1, config={"number": self.count}, inputs={})
         with self.store.attempt(identity) as attempt:
-            pool: Any = Inline(self.index, Path(attempt.work.url))
-            lookups = Lookups(self.index, pool, attempt.work, attempt.scratch, NoProgress())
-            fates = decide(sign(Path(attempt.work.url), documents), CONFIG, lookups)
-            statistics = lookups.write(attempt, len(documents))
+            pool = Inline(self.index)
+            fates, decision = decide(documents, pool, attempt, self.index, bits=2)
+            phases = Phases(pool, attempt, NoProgress())
+            statistics = extend_index(self.index, decision.fresh, len(documents), phases, attempt)
             artifact = self.store.publish(attempt, statistics, {}, 0.0)
         self.index = open_index(artifact, self.store)
         assert statistics["segments"] == len(self.index.segments)
-        return fates.kept.tolist()
+        return [fate is Fate.KEPT for fate in fates]
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(st.lists(DOCUMENTS, min_size=1, max_size=6), st.integers(1, 40))
+@settings(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.lists(DOCUMENTS, min_size=1, max_size=5), st.integers(4, 40))
 def test_kept_as_if_everything_were_deduplicated_together(
     tmp_path_factory: pytest.TempPathFactory, refreshes: list[list[Signed]], part_rows: int
 ) -> None:
@@ -95,8 +77,8 @@ def test_kept_as_if_everything_were_deduplicated_together(
             kept = corpus.refresh(documents)
             # infinite ones stay the last of their refresh
             everything += [replace(one, precedence=10 * number + min(one.precedence, 9)) for one in documents]
-            together = decide(sign(root / f"all-{number}", everything), CONFIG, None).kept.tolist()
-            assert kept == together[len(everything) - len(documents) :]
+            together, _ = decide(everything, Inline(), attempt_at(root / f"all-{number}"), None)
+            assert kept == [fate is Fate.KEPT for fate in together[len(everything) - len(documents) :]]
 
 
 def test_a_chain_of_new_documents_that_ends_at_a_dropped_old_one_goes_whole(tmp_path: Path) -> None:

@@ -20,11 +20,11 @@ from illada.artifacts import Artifact, Attempt, DamagedWork, Folder, NoProgress,
 from illada.config import CorpusSnapshot, DataConfig, DataPlacement, RefreshConfig, Substrings, Tokenizer
 from pipelines import repeats
 from pipelines.documents import TextDocument, document_files, document_id, read_documents, write_documents
-from pipelines.exchange import part_of, read_parts, write_parts
+from pipelines.exchange import part_of, range_bits, read_parts, write_parts
 from pipelines.pool import Unit, UnitResult, Worker
 from pipelines.repeats import SubstringsWorker
 from pipelines.spans import marked_spans, whole_words, without_spans
-from pipelines.substrings import range_bits, substrings
+from pipelines.substrings import substrings
 from pipelines.suffix_array import first_windows, suffix_array
 from pipelines.window_kernels import covered, least_within, window_hashes
 
@@ -225,7 +225,7 @@ def test_repeated_bytes_are_those_of_all_windows(
     before = corpus(bench, [["The beginning is always there."], *files])
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("pipelines.substrings.ActorPool", InProcess)
-        patch.setattr("pipelines.substrings.PART_ROWS", part)
+        patch.setattr("pipelines.exchange.RANGE_ROWS", part)
         patch.setattr(repeats, "BLOCK_BYTES", block)
         patch.setattr(repeats, "_REJECTED_SAMPLE", 1.0)
         (seen,) = seen_by_the_stage(patch)

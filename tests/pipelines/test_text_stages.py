@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import gzip
 import json
 import random
@@ -25,6 +24,20 @@ pytestmark = pytest.mark.usefixtures("cluster")
 
 CONFIG = Curate(url_filter=False, languages=("en", "de"), rejected_sample=1.0)
 ONE, TWO = (DataPlacement(workers=count, cpus_per_worker=1) for count in (1, 2))
+
+
+class InterruptIn(Interrupt):
+    """Asks to stop once something is done in a phase."""
+
+    def __init__(self, phase: int) -> None:
+        self.phase = phase
+
+    def start(self, total: float | None, unit: str) -> None:
+        self.phase -= 1
+
+    def update(self, done: float, **figures: float | str) -> None:
+        if self.phase == 0:
+            super().update(done)
 
 
 def checksums(artifact: Artifact) -> dict[str, str]:
@@ -114,10 +127,10 @@ def test_same_files_for_any_number_of_workers_and_interruptions(
     b = dedup(lambda attempt: deduplicate(config, second, attempt, TWO, NoProgress()), 2)
 
     def stopped(attempt: Any) -> dict[str, Any]:
-        for _ in range(3):  # at first while signing, later while writing
-            with contextlib.suppress(StageInterrupted):
-                deduplicate(config, first, attempt, TWO, Interrupt())
-        return deduplicate(config, first, attempt, TWO, NoProgress())
+        for phase in (1, 2, 5, 12):  # signing, digests, links, writing
+            with pytest.raises(StageInterrupted):
+                deduplicate(config, first, attempt, TWO, InterruptIn(phase))
+        return deduplicate(config, first, attempt, ONE, NoProgress())
 
     c = dedup(stopped, 3)
     assert checksums(a) == checksums(b) == checksums(c)
@@ -225,7 +238,7 @@ def test_saved_datasets(bench: Bench, tmp_path: Path, monkeypatch: pytest.Monkey
 
 
 def test_output_files_are_even(bench: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("pipelines.deduplicate._SMALL_FILE_BYTES", 4000)
+    monkeypatch.setattr("pipelines.even_files._SMALL_FILE_BYTES", 4000)
 
     draw = random.Random(0)
 
