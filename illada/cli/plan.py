@@ -10,9 +10,10 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from illada.cli.dry_run import dry_run_table
 from illada.cli.live import amount, byte_size, duration
 from illada.cli.mixture import mixture_table
-from illada.cli.options import Json
+from illada.cli.options import Json, table_console
 
 if TYPE_CHECKING:
     from illada.train.plan import Plan, TrainingPlan
@@ -33,10 +34,18 @@ def register(app: typer.Typer) -> None:
         ] = 50_000.0,
         restart: Annotated[float, typer.Option(help="Minutes from a failure to the next step.", min=0.001)] = 10.0,
         write: Annotated[float, typer.Option(help="Checkpoint storage takes so many GB/s in all.", min=0.001)] = 5.0,
+        dry_run: Annotated[
+            bool,
+            typer.Option(
+                "--dry-run",
+                help="Build every rank, without its memory, run a step of it, and fail if the plan is 5% off.",
+            ),
+        ] = False,
         as_json: Json = False,
     ) -> None:
-        """Parameters, memory a rank, FLOPs, device hours, storage and checkpoint cadence of CONFIG; starts nothing."""
+        """Parameters, memory a rank, FLOPs, device hours, storage and checkpoint cadence of CONFIG; starts no run."""
         from illada.config import ConfigError, WorkflowConfig
+        from illada.train.dry_run import build_ranks, check, reports
         from illada.train.plan import Cluster
         from illada.train.plan import plan as make_plan
         from workflows.mixtures import planned_mixture
@@ -56,12 +65,19 @@ def register(app: typer.Typer) -> None:
             write_gb_per_second=write,
         )
         made, mixture = make_plan(loaded, cluster), planned_mixture(loaded)
+        built = build_ranks(loaded) if dry_run else {}
+        ranks = reports(loaded, built) if built else []
         if as_json:
-            print(json.dumps(made.as_json() | ({"mixture": mixture} if mixture else {}), indent=1))
-            return
-        _print(made)
-        if mixture:
-            Console(highlight=False).print(mixture_table(mixture, trained=False))
+            extra = {"mixture": mixture, "dry_run": [report.as_json() for report in ranks]}
+            print(json.dumps(made.as_json() | {name: value for name, value in extra.items() if value}, indent=1))
+        else:
+            _print(made)
+            if mixture:
+                Console(highlight=False).print(mixture_table(mixture, trained=False))
+            if ranks:
+                table_console().print(dry_run_table(ranks))
+        if built:
+            check(loaded, built)
 
 
 def _print(plan: Plan) -> None:

@@ -117,7 +117,7 @@ def build_module(config: ModelConfig, *, dtype: torch.dtype) -> DiffusionGPT:
             raise ValueError(f"{name} {size} cannot be divided over {parts} ranks; choose another layout")
     megatron = _transformer_config(config, tensor, pipeline, dtype)
     module = DiffusionGPT(config, megatron, _block_spec(megatron))
-    return module.to(torch.device("cuda", torch.cuda.current_device()) if torch.cuda.is_available() else "cpu")
+    return module.cuda() if torch.cuda.is_available() else module  # made on the CPU, where fake tensors have to stay
 
 
 def _transformer_config(config: ModelConfig, tensor: int, pipeline: int, dtype: torch.dtype) -> TransformerConfig:

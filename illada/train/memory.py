@@ -3,7 +3,8 @@
 Follows what `illada.train.parallel` and `illada.model` really do: Megatron's distributed optimizer (weights and float32
 gradients on every rank, optimizer state divided over data-parallel ranks: 6 + 12/d bytes a parameter in bfloat16 and
 8 + 8/d in float32, as Megatron-Core's user guide has it), no recomputation, no sequence parallelism, the 1F1B pipeline
-schedule, attention that keeps no scores, and a head that makes logits in chunks.
+schedule, attention that keeps no scores, and a head that makes logits in chunks. Every position counts as masked, as
+it may be. `illada plan --dry-run` holds these figures against modules that are really built.
 """
 
 from __future__ import annotations
@@ -18,9 +19,11 @@ CHUNK_LOGITS = 2**25
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class RankMemory:
-    """Bytes on the fullest rank. `pipeline_stage` says which one that is, from 0.
+    """Bytes on one rank, at the peak of a step. `pipeline_stage` says whose, from 0.
 
-    `logits` is one chunk of them, `head_gradient` the scratch its weight gradient is summed in.
+    `activations` wait for their backward pass, `boundary` are hidden states and their gradients that pass between
+    stages. Then the scratch of a backward pass: `logits` are those alive in the head, `head_gradient` the rest of what
+    it needs; on stages without a head, `layer_gradient` is a layer's: of the FFN's two projections, or hidden states.
     """
 
     pipeline_stage: int
@@ -28,19 +31,25 @@ class RankMemory:
     gradients: int
     optimizer: int
     activations: int
+    boundary: int
     logits: int
     head_gradient: int
+    layer_gradient: int
+
+    @property
+    def scratch(self) -> int:
+        """What a step needs beside activations."""
+        return self.boundary + self.logits + self.head_gradient + self.layer_gradient
 
     @property
     def total(self) -> int:
         """Everything above; the CUDA context, communication buffers and fragmentation come on top."""
-        parts = (self.weights, self.gradients, self.optimizer, self.activations, self.logits, self.head_gradient)
-        return sum(parts)
+        return self.weights + self.gradients + self.optimizer + self.activations + self.scratch
 
 
 def rank_memory(model: ModelConfig, training: Training, placement: TrainPlacement) -> RankMemory:
     """Memory of the rank that needs most."""
-    stages = [_stage(stage, model, training, placement) for stage in range(placement.pipeline)]
+    stages = [stage_memory(stage, model, training, placement) for stage in range(placement.pipeline)]
     return max(stages, key=lambda memory: memory.total)
 
 
@@ -75,23 +84,48 @@ def layer_activations(model: ModelConfig, tensor: int) -> float:
     return 4 * hidden + (3 * hidden + 3 * kv + 5 * model.ffn_size) / tensor
 
 
-def _stage(stage: int, model: ModelConfig, training: Training, placement: TrainPlacement) -> RankMemory:
+def stage_memory(stage: int, model: ModelConfig, training: Training, placement: TrainPlacement) -> RankMemory:
+    """Memory of the ranks of pipeline stage `stage`."""
     half = training.dtype == "bfloat16"
     width = 2 if half else 4
     count = rank_parameters(model, placement, stage)
     tokens = placement.micro_batch * training.window
     micro_batches = training.global_batch // (placement.data * placement.micro_batch)
     in_flight = min(placement.pipeline - stage, micro_batches)
-    layers = model.layers // placement.pipeline
-    vocabulary = model.vocab_size // placement.tensor
-    last = stage == placement.pipeline - 1
-    chunk = min(max(vocabulary, CHUNK_LOGITS), tokens * vocabulary) if last else 0
+    kept = model.layers // placement.pipeline * layer_activations(model, placement.tensor)
+    first, last = stage == 0, stage == placement.pipeline - 1
+    if last:
+        kept += 2 * model.hidden_size  # the final norm's input, and of its output what the head is given
+    scratch = max(2 * model.ffn_size // placement.tensor, 3 * model.hidden_size)
+    boundary = (0 if last else in_flight + 1) + (0 if first else 1)
+    logits, head_gradient = _head(model.vocab_size // placement.tensor, model.hidden_size, tokens, width)
     return RankMemory(
         pipeline_stage=stage,
         weights=count * width,
         gradients=count * 4,
         optimizer=count * (12 if half else 8) // placement.data,
-        activations=round(layers * layer_activations(model, placement.tensor) * tokens * width * in_flight),
-        logits=chunk * (6 if half else 4),
-        head_gradient=vocabulary * model.hidden_size * 8 if last else 0,
+        activations=round(kept * tokens * width * in_flight),
+        boundary=boundary * model.hidden_size * tokens * width,
+        logits=logits if last else 0,
+        head_gradient=head_gradient if last else 0,
+        layer_gradient=0 if last else scratch * tokens * width,
     )
+
+
+def _head(vocabulary: int, hidden: int, tokens: int, width: int) -> tuple[int, int]:
+    """Bytes of logits, and of all else, at the head's peak; see `illada.model.head`.
+
+    That is in the backward pass where a chunk, in the model's type, has been multiplied with its hidden states and the
+    product is added to the weight's float32 gradient; or before that, where the float32 logits of a chunk are made
+    while the one before is still there; or, where the weight is small, already in the forward pass.
+    """
+    chunk = min(max(vocabulary, CHUNK_LOGITS), tokens * vocabulary)
+    another = chunk if chunk < tokens * vocabulary else 0
+    made = chunk * (4 if width == 4 else 4 + width)  # float32 needs no copy in another type
+    gradients = vocabulary * hidden * 4 + tokens * hidden * width
+    peaks = (
+        (chunk * width, gradients + vocabulary * hidden * width),
+        (made + another * width, gradients),
+        (made + another * 4, 0),
+    )
+    return max(peaks, key=sum)

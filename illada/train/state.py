@@ -57,7 +57,7 @@ def save(
     shared: list[Any] = [begin(work, int(manifest["step"]), scratch).name if first else None]
     dist.broadcast_object_list(shared)
     draft = join(work, shared[0], scratch)
-    state = {"model": _model_state(module)}
+    state = {"model": model_state(module)}
     state["optimizer"] = optimizer.sharded_state_dict(state["model"], metadata=_RESHARDABLE)
     dist_checkpointing.save(state, str(draft.path), SaveShards())
     mine = draft.path / tensor_file(dist.get_rank())
@@ -76,7 +76,7 @@ def save(
 
 def load_weights(stored: Stored, module: DiffusionGPT) -> None:
     """Fill the module, of any layout and type, from the weights of a checkpoint; call before wrapping the module."""
-    _fill(module, _load({"model": _model_state(module)}, stored))
+    _fill(module, _load({"model": model_state(module)}, stored))
 
 
 def load(stored: Stored, module: DiffusionGPT, optimizer: DistributedOptimizer) -> None:
@@ -84,7 +84,7 @@ def load(stored: Stored, module: DiffusionGPT, optimizer: DistributedOptimizer) 
     inner = optimizer.optimizer
     optimizer.init_state_fn(inner, optimizer.config)
     _set_updates(inner, 0.0)
-    wanted = {"model": _model_state(module)}
+    wanted = {"model": model_state(module)}
     wanted["optimizer"] = optimizer.sharded_state_dict(wanted["model"], is_loading=True, metadata=_RESHARDABLE)
     loaded = _load(wanted, stored)
     _fill(module, loaded)
@@ -105,7 +105,7 @@ def _load(wanted: dict[str, Any], stored: Stored) -> dict[str, Any]:
     return loaded
 
 
-def _model_state(module: DiffusionGPT) -> dict[str, Any]:
+def model_state(module: DiffusionGPT) -> dict[str, Any]:
     """Sharded weights by name, without the empty placeholders that Megatron keeps for other layer implementations."""
     state = module.sharded_state_dict()
     return {name: value for name, value in state.items() if not name.endswith("_extra_state")}

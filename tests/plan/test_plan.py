@@ -80,11 +80,13 @@ def test_memory_of_the_8b_model_by_hand() -> None:
     assert memory.weights == 2 * count and memory.gradients == 4 * count
     assert memory.optimizer == 12 * count // 128  # Megatron-Core's user guide: 6 + 12/d bytes in all
     per_token = 4 * 4096 + (3 * 4096 + 3 * 1024 + 5 * 14336) / 2
-    assert memory.activations == 32 * 8192 * per_token * 2
-    assert memory.logits == 2**25 * 6
-    assert memory.total == sum(
-        (memory.weights, memory.gradients, memory.optimizer, memory.activations, memory.logits, memory.head_gradient)
-    )
+    assert memory.activations == (32 * per_token + 2 * 4096) * 8192 * 2
+    # at the head's peak: a chunk of logits, gradients of weight (float32, and a product to add) and of hidden states
+    assert memory.logits == 2**25 * 2
+    assert memory.head_gradient == 155_136 // 2 * 4096 * (4 + 2) + 8192 * 4096 * 2
+    assert memory.boundary == memory.layer_gradient == 0
+    state = memory.weights + memory.gradients + memory.optimizer
+    assert memory.total == state + memory.activations + memory.logits + memory.head_gradient
 
 
 def test_chunk_of_logits_is_the_heads() -> None:
@@ -108,7 +110,9 @@ def test_pipeline_keeps_as_many_micro_batches_as_are_in_flight() -> None:
     single = rank_memory(config.model, config.pretrain, TrainPlacement(tensor=2, data=128))
     piped = rank_memory(config.model, config.pretrain, TrainPlacement(tensor=2, pipeline=4, data=128))
     assert piped.pipeline_stage == 0  # a quarter of the layers, four micro-batches
-    assert piped.activations == single.activations
+    assert piped.activations == single.activations - 2 * 4096 * 8192 * 2  # the final norm and the head are elsewhere
+    assert piped.boundary == (4 + 1) * 8192 * 4096 * 2  # what it has sent, and the gradient it has received
+    assert piped.layer_gradient == 2 * 14336 // 2 * 8192 * 2 and piped.head_gradient == 0
     assert piped.weights < single.weights / 3
 
 
