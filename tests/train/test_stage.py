@@ -15,7 +15,18 @@ from typing import Any
 import psutil
 import pytest
 import ray
-from train_helpers import MODEL, TRAINING, new_attempt, placement, published, run_stage, trace, verify, write_shards
+from train_helpers import (
+    LONG,
+    MODEL,
+    TRAINING,
+    new_attempt,
+    placement,
+    published,
+    run_stage,
+    trace,
+    verify,
+    write_shards,
+)
 
 from illada.artifacts import Folder, NoProgress, StageInterrupted
 from illada.config import ConfigError, Schedule
@@ -101,19 +112,21 @@ def test_trained_and_published(reference: Path, shards: Path, tmp_path: Path) ->
 
 
 @pytest.mark.slow
-def test_interrupted_and_resumed(reference: Path, shards: Path, tmp_path: Path) -> None:
+def test_interrupted_and_resumed(long_reference: Path, shards: Path, tmp_path: Path) -> None:
     with pytest.raises(StageInterrupted):
-        run_stage(tmp_path, shards, placement(2), progress=Watching(11, interrupt))
+        run_stage(tmp_path, shards, placement(2), training=LONG, progress=Watching(11, interrupt))
     _, alive = psutil.wait_procs(rank_processes(tmp_path / "work").values(), timeout=30)
     assert not alive
     deadline = time.monotonic() + 30
     while ray.available_resources().get("CPU") != 4:  # nothing stays reserved
         assert time.monotonic() < deadline
         time.sleep(0.1)
-    output, statistics = run_stage(tmp_path, shards, placement(2), name="b")
-    assert events(output, "start")[-1]["resumed_from"] == "step-00000010"
+    newest = published(tmp_path / "work" / FOLDER)[-1].name
+    assert "step-00000010" <= newest < "step-00000100"
+    output, statistics = run_stage(tmp_path, shards, placement(2), training=LONG, name="b")
+    assert [row.get("resumed_from") for row in events(output, "start")] == [None, newest]
     assert statistics["restarts"] == 0
-    assert_as_undisturbed(output, reference)
+    assert_as_undisturbed(output, long_reference)
 
 
 @pytest.mark.slow
@@ -135,16 +148,17 @@ def test_what_cannot_work_is_refused_before_ranks_start(shards: Path, tmp_path: 
 
 
 @pytest.mark.faults
-def test_a_killed_rank_restarts_the_group(reference: Path, shards: Path, tmp_path: Path) -> None:
+def test_a_killed_rank_restarts_the_group(long_reference: Path, shards: Path, tmp_path: Path) -> None:
     work = tmp_path / "work"
-    output, statistics = run_stage(
-        tmp_path, shards, placement(2), progress=Watching(12, lambda: rank_processes(work)[1].kill())
-    )
+    progress = Watching(11, lambda: rank_processes(work)[1].kill())
+    output, statistics = run_stage(tmp_path, shards, placement(2), training=LONG, progress=progress)
     assert statistics["restarts"] == 1
     (event,) = events(output, "restart")
     assert "rank 1 died" in event["reason"]
-    assert [row.get("resumed_from") for row in events(output, "start")] == [None, "step-00000010"]
-    assert_as_undisturbed(output, reference)
+    first, second = events(output, "start")
+    assert "resumed_from" not in first and second["resumed_from"] == f"step-{second['step']:08d}"
+    assert 10 <= second["step"] < LONG.steps
+    assert_as_undisturbed(output, long_reference)
 
 
 @pytest.mark.faults

@@ -12,7 +12,7 @@ from typing import Any
 import psutil
 import pytest
 import ray
-from train_helpers import MODEL, TRAINING, placement, published, trace, verify
+from train_helpers import LONG, MODEL, TRAINING, placement, published, trace, verify
 from train_ranks import on_ranks
 
 from illada.artifacts import Artifact, Folder, NoProgress, StageIdentity, StageInterrupted, Store, claim
@@ -101,7 +101,7 @@ def ranks() -> list[psutil.Process]:
 
 
 @pytest.mark.faults
-def test_a_killed_rank_and_an_interruption(s3_url: str, shards: Path, reference: Path) -> None:
+def test_a_killed_rank_and_an_interruption(s3_url: str, shards: Path, long_reference: Path) -> None:
     """Under Ray Train: stop and progress without shared files, a rank killed, an interruption, then publication."""
     ray.shutdown()
     ray.init(address="local", include_dashboard=False, num_cpus=4, object_store_memory=100 * 2**20, log_to_driver=False)
@@ -112,7 +112,7 @@ def test_a_killed_rank_and_an_interruption(s3_url: str, shards: Path, reference:
 
         def stage(progress: NoProgress) -> Artifact:
             with store.attempt(identity, epoch=1) as attempt:
-                statistics = train(TRAINING, MODEL, data, None, attempt, placement(2), progress)
+                statistics = train(LONG, MODEL, data, None, attempt, placement(2), progress)
                 return store.publish(attempt, statistics, {}, time.time())
 
         def interrupt() -> None:
@@ -124,17 +124,19 @@ def test_a_killed_rank_and_an_interruption(s3_url: str, shards: Path, reference:
         assert not alive
         work = store.folder("pretrain", identity.fingerprint) / "work"
         assert "rank-00000.log" in (work / "logs").names()
-        artifact = stage(Watching(12, lambda: ranks()[-1].kill()))
+        interrupted = checkpoint.latest(work, 1).step
+        assert 10 <= interrupted < LONG.steps
+        artifact = stage(Watching(interrupted + 1, lambda: ranks()[-1].kill()))
         assert artifact.statistics["restarts"] == 1
         assert work.names() == {}
-        assert trace(artifact.path("metrics.jsonl")) == trace(reference / "metrics.jsonl")
+        assert trace(artifact.path("metrics.jsonl")) == trace(long_reference / "metrics.jsonl")
         local, remote = (
-            verify(published(reference / FOLDER)[-1]),
+            verify(published(long_reference / FOLDER)[-1]),
             checkpoint.Stored.at(artifact.location / "checkpoint"),
         )
         assert remote.manifest["files"] == local["files"]
         assert not {"epoch", "data"} & set(remote.manifest)
-        theirs = export_weights(published(reference / FOLDER)[-1], MODEL)
+        theirs = export_weights(published(long_reference / FOLDER)[-1], MODEL)
         for name, tensor in export_weights(artifact.location / "checkpoint", MODEL).items():
             assert tensor.equal(theirs[name]), name
     finally:

@@ -26,6 +26,10 @@ TRAINING = Training(
 )
 
 
+LONG = TRAINING.model_copy(update={"steps": 100})
+"""For faults that follow progress: the driver looks twice a second, ranks look for a stop as often."""
+
+
 def write_shards(folder: Path, documents: int = 64) -> Path:
     """Documents of 40 to 80 tokens that count upwards, so that there is something to learn."""
     folder.mkdir(parents=True)
