@@ -14,6 +14,7 @@ import threading
 import time
 import uuid
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Self, TypeVar
 
 from illada.artifacts import Attempt, Progress, StageInterrupted
@@ -54,7 +55,9 @@ class Cluster:
         self._started = False
 
     def start(self) -> None:
-        """Connect, or start the embedded cluster, and watch it. Once; any thread.
+        """Connect, or start the embedded cluster, and watch it. Once; any thread, which may end before the cluster.
+
+        The kernel kills Ray's processes when the thread that started them ends: theirs lives until the context is left.
 
         Raises:
             ConfigError: no cluster answers at `placement.ray_address`.
@@ -65,8 +68,9 @@ class Cluster:
             import ray
 
             with contextlib.ExitStack() as opened:
+                keeper = opened.enter_context(ThreadPoolExecutor(1, thread_name_prefix="ray-keeper"))
                 opened.callback(ray.shutdown)
-                _initialise(self.placement)
+                keeper.submit(_initialise, self.placement).result()
                 opened.enter_context(Watchdog(on_nodes=self.on_nodes))
                 self._open = opened.pop_all()
             self._started = True

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,7 +16,7 @@ from ray import cloudpickle
 from illada.artifacts import NoProgress, Progress, StageInterrupted
 from illada.config import ConfigError, DataPlacement, Placement, TrainPlacement
 from illada.durable import cluster as cluster_module
-from illada.durable.cluster import Cluster, connect, run_remote
+from illada.durable.cluster import Cluster, run_remote
 from illada.durable.engine import StageFailed, execute
 
 PLACEMENT = Placement(ray_cpus=1, object_store_mb=80, data=DataPlacement(workers=1))
@@ -23,10 +24,16 @@ PLACEMENT = Placement(ray_cpus=1, object_store_mb=80, data=DataPlacement(workers
 
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[Cluster]:
-    """One embedded Ray for all tests of this file, whose functions travel by value: workers cannot import tests."""
+    """One embedded Ray for all tests of this file, whose functions travel by value: workers cannot import tests.
+
+    The thread that asked for it has ended, as the one of a run's first stage may.
+    """
     cloudpickle.register_pickle_by_value(sys.modules[__name__])
-    with connect(PLACEMENT) as connected:
-        yield connected
+    with Cluster(PLACEMENT) as made:
+        thread = threading.Thread(target=made.start)
+        thread.start()
+        thread.join()
+        yield made
     cloudpickle.unregister_pickle_by_value(sys.modules[__name__])
 
 
@@ -81,6 +88,15 @@ def ignore(folder: str, progress: Progress) -> None:
     """Never listens."""
     Path(folder, "pid").write_text(str(os.getpid()))
     time.sleep(600)
+
+
+def test_it_outlives_the_thread_that_started_it(cluster: Cluster) -> None:
+    """Its processes would be killed by then."""
+    import ray
+
+    processes = ray._private.worker._global_node.all_processes
+    assert {"gcs_server", "raylet"} <= processes.keys()
+    assert all(started.process.poll() is None for kind in ("gcs_server", "raylet") for started in processes[kind])
 
 
 def test_result_and_progress_come_back(cluster: Cluster) -> None:
