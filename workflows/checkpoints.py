@@ -18,6 +18,7 @@ from illada.artifacts import (
     write_json,
 )
 from illada.config import Checkpoint, ConfigError, ModelConfig, Training
+from illada.data.batch_sizes import BatchSizes
 from illada.data.snapshots import STAGE as SNAPSHOT
 from illada.data.snapshots import read_snapshot
 from illada.model.arithmetic import parameters
@@ -153,7 +154,7 @@ def _statistics(checkpoint: Checkpoint, work: Folder, corpus_tokens: int) -> dic
     assert step is not None
     rows = [row for row in read_rows(work, METRICS) if row["step"] <= step and not row.get("skipped")]
     last = [row["loss"] for row in rows[-_LAST_STEPS:]]
-    tokens = step * training.global_batch * training.window
+    tokens = BatchSizes.of(training).before(step) * training.window
     return {
         "steps": step,
         "tokens": tokens,

@@ -34,10 +34,11 @@ from illada.config.sources import (
     WebDocs,
 )
 from illada.config.substrings import Substrings
-from illada.config.training import Drop, Guard, Objective, Optimizer, Plateau, Responses, Schedule, Training
+from illada.config.training import BatchStage, Drop, Guard, Objective, Optimizer, Plateau, Responses, Schedule, Training
 from illada.config.workflow import RunConfig, WorkflowConfig
 
 __all__ = [
+    "BatchStage",
     "Benchmark",
     "Bounds",
     "C4",

@@ -123,11 +123,22 @@ class Guard(Config):
     most_skips: int = Field(default=5, gt=0)
 
 
+class BatchStage(Config):
+    """Steps take `batch` windows until `until_tokens` tokens of the stage have been trained on."""
+
+    batch: int = Field(gt=0)
+    until_tokens: int = Field(gt=0)
+
+
 class Training(Config):
-    """One training stage. `steps` or `epochs` sets its length; `global_batch` counts windows a step."""
+    """One training stage. `steps` or `epochs` sets its length; `global_batch` counts windows a step.
+
+    With a `batch_ramp` the first steps have fewer windows, in stages, and `global_batch` is that of all later ones.
+    """
 
     window: int = Field(gt=1)
     global_batch: int = Field(gt=0)
+    batch_ramp: tuple[BatchStage, ...] = ()
     steps: int | None = Field(default=None, gt=0)
     epochs: int | None = Field(default=None, gt=0)
     objective: Objective = Objective()
@@ -142,3 +153,21 @@ class Training(Config):
         if (self.steps is None) == (self.epochs is None):
             raise ValueError("give exactly one of `steps` and `epochs`")
         return self
+
+    @model_validator(mode="after")
+    def _growing(self) -> Self:
+        batch, tokens = 0, 0
+        for stage in self.batch_ramp:
+            if not (batch < stage.batch < self.global_batch and tokens < stage.until_tokens):
+                raise ValueError(
+                    f"batch_ramp goes up to global_batch {self.global_batch}, stage after stage: "
+                    f"{stage.batch} windows until {stage.until_tokens} tokens does not"
+                )
+            batch, tokens = stage.batch, stage.until_tokens
+        return self
+
+    @model_serializer(mode="wrap")
+    def _without_a_ramp(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Without one, a stage stays the one it was before there was a choice."""
+        fields: dict[str, Any] = handler(self)
+        return fields if self.batch_ramp else {name: fields[name] for name in fields if name != "batch_ramp"}

@@ -96,8 +96,7 @@ def _check_layout(stage: str, training: Training, placement: TrainPlacement, mod
     if model.layers % pipeline:
         raise ValueError(f"placement.{stage}.pipeline {pipeline} does not divide model.layers {model.layers}")
     per_step = placement.data * placement.micro_batch
-    if training.global_batch % per_step:
-        raise ValueError(
-            f"{stage}.global_batch {training.global_batch} is not a multiple of placement.{stage}.data x micro_batch "
-            f"= {per_step}"
-        )
+    ramp = [(f"batch_ramp: {part.batch}", part.batch) for part in training.batch_ramp]
+    for what, batch in (("global_batch " + str(training.global_batch), training.global_batch), *ramp):
+        if batch % per_step:
+            raise ValueError(f"{stage}.{what} is not a multiple of placement.{stage}.data x micro_batch = {per_step}")

@@ -21,6 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from illada.config import Objective
+from illada.data.batch_sizes import BatchSizes
 from illada.data.conversations import Conversations
 from illada.data.loader import Batch, Loader
 from illada.data.noise import uniforms
@@ -40,7 +41,14 @@ class ConversationLoader(Loader):
     """
 
     def __init__(
-        self, conversations: Conversations, global_batch: int, seed: int, objective: Objective, *, domain: str = "train"
+        self,
+        conversations: Conversations,
+        global_batch: int,
+        seed: int,
+        objective: Objective,
+        *,
+        domain: str = "train",
+        sizes: BatchSizes | None = None,
     ) -> None:
         assert objective.responses is not None
         if len(conversations) < global_batch:
@@ -49,7 +57,7 @@ class ConversationLoader(Loader):
                 f"({conversations.left_out} have none), but a batch needs {global_batch}: add conversations, lower "
                 "global_batch, or raise window"
             )
-        super().__init__(conversations, global_batch, seed, objective, domain=domain)
+        super().__init__(conversations, global_batch, seed, objective, domain=domain, sizes=sizes)
         self.conversations = conversations
         self._together = objective.responses.padded_together
 
@@ -62,8 +70,8 @@ class ConversationLoader(Loader):
         """See `Loader.batch`."""
         self._check_rows(step, first, count)
         low = first - first % self._together
-        high = min(-(-(first + count) // self._together) * self._together, self.global_batch)
-        start = step * self.global_batch
+        high = min(-(-(first + count) // self._together) * self._together, self.sizes.size(step))
+        start = self.sizes.before(step)
         epochs, indices = self._rows(np.arange(start + low, start + high))
         prompts, ends = self.conversations.pairs(indices, self._draws(epochs, indices))
         longest = np.maximum.reduceat(ends + 1, np.arange(0, len(ends), self._together))
@@ -86,7 +94,7 @@ class ConversationLoader(Loader):
         return dataclasses.replace(batch, mask=mask, weight=weight, boundaries=boundaries)
 
     def window_ids(self, step: int) -> NDArray[np.int64]:
-        """The documents of a whole global step: int64 [global_batch]."""
+        """The documents of a whole global step: int64 [its size]."""
         return self.conversations.documents[super().window_ids(step)]
 
     def inspect(self, window_ids: Sequence[int]) -> str:

@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from illada.config import Objective
+from illada.data.batch_sizes import BatchSizes
 from illada.data.noise import batch_noise, stratified_levels
 from illada.data.permutation import Permutation
 from illada.data.windows import Sequences, Windows
@@ -45,16 +46,26 @@ class Batch:
 
 
 class Loader:
-    """Batches of `global_batch` windows. `domain` separates the streams of stages that share a seed.
+    """Batches of `global_batch` windows, or as `sizes` says, of at most so many.
+
+    `domain` separates the streams of stages that share a seed.
 
     Raises:
         ValueError: there are fewer windows than one batch needs.
     """
 
     def __init__(
-        self, windows: Sequences, global_batch: int, seed: int, objective: Objective, *, domain: str = "train"
+        self,
+        windows: Sequences,
+        global_batch: int,
+        seed: int,
+        objective: Objective,
+        *,
+        domain: str = "train",
+        sizes: BatchSizes | None = None,
     ) -> None:
         self.windows = windows
+        self.sizes = sizes or BatchSizes([(0, global_batch)])
         self.global_batch = global_batch
         self.seed = seed
         self.objective = objective
@@ -70,11 +81,11 @@ class Loader:
 
     def steps(self, epochs: int) -> int:
         """Whole batches in this many epochs."""
-        return epochs * len(self.windows) // self.global_batch
+        return self.sizes.steps(epochs * len(self.windows))
 
     def epochs(self, steps: int) -> float:
         """Passes through the data that this many steps are."""
-        return steps * self.global_batch / len(self.windows)
+        return self.sizes.before(steps) / len(self.windows)
 
     def moved(self, step: int) -> str | None:
         """Fingerprint of the shards that `step` is the first to use instead of others; None at any other step."""
@@ -82,12 +93,12 @@ class Loader:
 
     def epoch(self, step: int) -> int:
         """Epoch of the first row of a global step, both counted from 0."""
-        return step * self.global_batch // len(self.windows)
+        return self.sizes.before(step) // len(self.windows)
 
     def batch(self, step: int, first: int, count: int) -> Batch:
         """Rows first..first+count of global step `step`. ValueError for rows outside the global batch."""
         self._check_rows(step, first, count)
-        start = step * self.global_batch + first
+        start = self.sizes.before(step) + first
         epochs, window_ids = self._rows(np.arange(start, start + count))
         tokens = np.empty((count, self.windows.length), dtype=np.int64)
         for row, window_id in zip(tokens, window_ids.tolist(), strict=True):
@@ -96,12 +107,14 @@ class Loader:
         return Batch(window_ids=window_ids, epochs=epochs, tokens=tokens, **noise)
 
     def _check_rows(self, step: int, first: int, count: int) -> None:
-        if step < 0 or first < 0 or count < 1 or first + count > self.global_batch:
-            raise ValueError(f"step {step}, rows {first} to {first + count}: a step has rows 0 to {self.global_batch}")
+        if step < 0 or first < 0 or count < 1 or first + count > self.sizes.size(step):
+            raise ValueError(
+                f"step {step}, rows {first} to {first + count}: the step has rows 0 to {self.sizes.size(max(step, 0))}"
+            )
 
     def window_ids(self, step: int) -> NDArray[np.int64]:
-        """The windows of a whole global step: int64 [global_batch]."""
-        return self._rows(np.arange(step * self.global_batch, (step + 1) * self.global_batch))[1]
+        """The windows of a whole global step: int64 [its size]."""
+        return self._rows(np.arange(self.sizes.before(step), self.sizes.before(step + 1)))[1]
 
     def inspect(self, window_ids: Sequence[int]) -> str:
         """The options of `illada data inspect` that show these windows."""
@@ -117,7 +130,7 @@ class Loader:
         """Levels of rows of a step, [2, count]; None where each window draws its own."""
         if self.objective.levels == "independent":
             return None
-        return stratified_levels(self.seed, step, first, count, self.global_batch, domain=self.domain)
+        return stratified_levels(self.seed, step, first, count, self.sizes.size(step), domain=self.domain)
 
     def _noise(
         self,
@@ -155,6 +168,7 @@ class Loader:
             "seed": self.seed,
             "domain": self.domain,
             "objective": self.objective.identity(),
+            **({"batch_ramp": [list(stage) for stage in self.sizes.stages]} if len(self.sizes.stages) > 1 else {}),
         }
 
     def check(self, state: Mapping[str, Any]) -> int:
@@ -187,10 +201,15 @@ class MovingLoader(Loader):
         objective: Objective,
         *,
         domain: str = "train",
+        sizes: BatchSizes | None = None,
     ) -> None:
-        super().__init__(windows, global_batch, seed, objective, domain=domain)
+        super().__init__(windows, global_batch, seed, objective, domain=domain, sizes=sizes)
         self._moves = [
-            (step, Loader(later, global_batch, seed, objective, domain=f"{domain}@{step}")) for step, later in moves
+            (
+                step,
+                Loader(later, global_batch, seed, objective, domain=f"{domain}@{step}", sizes=self.sizes.after(step)),
+            )
+            for step, later in moves
         ]
 
     def epochs(self, steps: int) -> float:
@@ -198,8 +217,9 @@ class MovingLoader(Loader):
         starts = [0, *(step for step, _ in self._moves)]
         ends = [*starts[1:], steps]
         sizes = [len(self.windows), *(len(loader.windows) for _, loader in self._moves)]
-        used = zip(starts, ends, sizes, strict=True)
-        return sum(max(0, min(end, steps) - start) * self.global_batch / size for start, end, size in used)
+        rows = self.sizes.before
+        used = [(start, min(end, steps), size) for start, end, size in zip(starts, ends, sizes, strict=True)]
+        return sum((rows(end) - rows(start)) / size for start, end, size in used if start < end)
 
     def moved(self, step: int) -> str | None:
         """See `Loader.moved`."""

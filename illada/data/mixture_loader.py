@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from illada.artifacts import fingerprint
 from illada.config import Mixture, Objective
+from illada.data.batch_sizes import BatchSizes
 from illada.data.groups import GroupedWindows
 from illada.data.interleave import Interleave
 from illada.data.loader import Loader
@@ -46,18 +47,19 @@ class MixtureLoader(Loader):
         objective: Objective,
         *,
         domain: str = "train",
+        sizes: BatchSizes | None = None,
     ) -> None:
         windows = Windows(shards, window)
-        super().__init__(windows, global_batch, seed, objective, domain=domain)
+        super().__init__(windows, global_batch, seed, objective, domain=domain, sizes=sizes)
         self._grouped = GroupedWindows(windows, shards)
         self.groups = self._grouped.groups
-        self.planned = plan_rows(mixture, self.groups, steps * global_batch, window)
+        self.planned = plan_rows(mixture, self.groups, self.sizes.before(steps), window)
         self._interleave = Interleave(self.planned)
         self._group_order = functools.lru_cache(maxsize=_ORDERS)(self._group_permutation)
 
     def achieved(self, step: int) -> Sequence[int]:
         """Rows of each group in the first `step` steps."""
-        return self._interleave.counts(step * self.global_batch)
+        return self._interleave.counts(self.sizes.before(step))
 
     def table(self, step: int) -> list[dict[str, Any]]:
         """A row a group: source, language, tokens there are, planned for all steps, achieved at `step`, and epochs."""
@@ -87,8 +89,8 @@ class MixtureLoader(Loader):
 
     def _rows(self, rows: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         if rows[-1] >= len(self._interleave):
-            steps = len(self._interleave) // self.global_batch
-            raise ValueError(f"row {rows[-1]}: the mixture is planned for {steps} steps of {self.global_batch} rows")
+            steps = self.sizes.steps(len(self._interleave))
+            raise ValueError(f"row {rows[-1]}: the mixture is planned for {steps} steps, {len(self._interleave)} rows")
         groups, places = np.array([self._interleave[row] for row in rows.tolist()], dtype=np.int64).T
         epochs, places = np.divmod(places, np.array([group.windows for group in self.groups])[groups])
         ids = np.empty_like(rows)

@@ -8,6 +8,7 @@ from typing import Any, Self
 
 from illada.artifacts import Folder
 from illada.config import Mixture, ModelConfig, Training, TrainPlacement
+from illada.data.batch_sizes import BatchSizes
 from illada.data.conversation_loader import ConversationLoader
 from illada.data.conversations import Conversations
 from illada.data.loader import Loader, MovingLoader
@@ -75,20 +76,21 @@ class Job:
         training = self.training
         if self.mixture is not None:
             return self._mixed(self.mixture)
+        domain, sizes = self.domain, BatchSizes.of(training)
         if training.objective.responses is not None:
             conversations = Conversations(open_shards(self.shards), training.window)
             return ConversationLoader(
-                conversations, training.global_batch, training.seed, training.objective, domain=self.domain
+                conversations, training.global_batch, training.seed, training.objective, domain=domain, sizes=sizes
             )
         windows, *later = (
             Windows(open_shards(source), training.window)
             for source in (self.shards, *(shards for _, shards in self.moves))
         )
         if not later:
-            return Loader(windows, training.global_batch, training.seed, training.objective, domain=self.domain)
+            return Loader(windows, training.global_batch, training.seed, training.objective, domain=domain, sizes=sizes)
         moves = list(zip((step for step, _ in self.moves), later, strict=True))
         return MovingLoader(
-            windows, moves, training.global_batch, training.seed, training.objective, domain=self.domain
+            windows, moves, training.global_batch, training.seed, training.objective, domain=domain, sizes=sizes
         )
 
     def _mixed(self, mixture: Mixture) -> MixtureLoader:
@@ -103,6 +105,7 @@ class Job:
             training.seed,
             training.objective,
             domain=self.domain,
+            sizes=BatchSizes.of(training),
         )
 
     def shards_at(self, step: int) -> ShardSource:

@@ -197,7 +197,7 @@ class _Stepper:
         """Make the update after `step` completed ones, or skip it; returns its metrics row, the same on all ranks."""
         started = time.perf_counter()
         training, placement = self.job.training, self.job.placement
-        rows = training.global_batch // placement.data
+        rows = self.loader.sizes.size(step) // placement.data
         batch = self.loader.batch(step, parallel_state.get_data_parallel_rank() * rows, rows)
         lr = learning_rate(training.schedule, step, self.horizon.total_steps, self.horizon.decay_steps)
         optimizer = self.wrapped.optimizer
@@ -228,7 +228,7 @@ class _Stepper:
             epoch=self.loader.epoch(step),
             lr=lr,
             grad_norm=norm,
-            tokens=(step + 1) * training.global_batch * training.window,
+            tokens=self.loader.sizes.before(step + 1) * training.window,
             seconds=time.perf_counter() - started,
             skipped=skipped,
         )
@@ -245,7 +245,7 @@ class _Stepper:
         `wanted` is rank 0's, and zeros on the others.
         """
         size, window = self.job.placement.micro_batch, self.job.training.window
-        sums = StepSums.zeros(self.job.training.global_batch, device())
+        sums = StepSums.zeros(len(batch.tokens) * self.job.placement.data, device())
         first = parallel_state.get_data_parallel_rank() * len(batch.tokens)
         counted = parallel_state.get_tensor_model_parallel_rank() == 0
 

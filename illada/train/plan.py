@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from illada.config import Training, TrainPlacement, WorkflowConfig
+from illada.data.batch_sizes import BatchSizes
 from illada.model.arithmetic import parameters, training_flops
 from illada.train.cadence import daly_interval, lost_fraction
 from illada.train.cluster import Cluster
@@ -55,6 +56,7 @@ class CheckpointPlan:
 class TrainingPlan:
     """One training stage. What depends on its length is None when the configuration does not tell it.
 
+    `tokens_per_step` and what follows from it are those of the full batch, which a ramp ends with.
     `flops_per_token` is forward and backward. `days` is of useful work, `days_with_failures` of wall time, expected.
     """
 
@@ -128,14 +130,15 @@ def _training(
 ) -> TrainingPlan:
     """`rows`: windows or conversations of one epoch, None when unknown."""
     tokens_per_step = training.global_batch * training.window
+    sizes = BatchSizes.of(training)
     steps = training.steps
     if steps is None and training.epochs is not None and rows is not None:
-        steps = training.epochs * int(rows // training.global_batch) or None
-    tokens = None if steps is None else float(steps * tokens_per_step)
+        steps = sizes.steps(training.epochs * int(rows)) or None
+    tokens = None if steps is None else float(sizes.before(steps) * training.window)
     per_token = training_flops(config.model, window=training.window, objective=training.objective)
     seconds_per_step = per_token * tokens_per_step / cluster.flops
     checkpoint = _checkpoint(config, training, placement, seconds_per_step, cluster)
-    days = None if steps is None else steps * seconds_per_step / 86400
+    days = None if tokens is None else tokens / tokens_per_step * seconds_per_step / 86400
     memory = rank_memory(config.model, training, placement)
     micro_batches = training.global_batch // (placement.data * placement.micro_batch)
     return TrainingPlan(

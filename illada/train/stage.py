@@ -88,11 +88,12 @@ def train(
     )
     loader = job.loader()
     planned = decay.Horizon.planned(config, job.total_steps(loader))
-    if config.global_batch % (placement.data * placement.micro_batch):
-        raise ConfigError(
-            f"global_batch {config.global_batch} is not a multiple of data x micro_batch = "
-            f"{placement.data} x {placement.micro_batch}"
-        )
+    for _, batch in loader.sizes.stages:
+        if batch % (placement.data * placement.micro_batch):
+            raise ConfigError(
+                f"a batch of {batch} is not a multiple of data x micro_batch = "
+                f"{placement.data} x {placement.micro_batch}"
+            )
     if job.initial is not None:
         checkpoint.require_model(checkpoint.Stored.at(job.initial), model)
     claim(job.work, job.epoch)
@@ -117,7 +118,7 @@ def train(
     made = [row for row in rows if not row.get("skipped")]
     last = [row["loss"] for row in made[-_LAST_STEPS:]]
     seconds = sum(row["seconds"] for row in rows)
-    tokens = total_steps * config.global_batch * config.window
+    tokens = loader.sizes.before(total_steps) * config.window
     return {
         "steps": total_steps,
         "tokens": tokens,

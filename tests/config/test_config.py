@@ -274,6 +274,18 @@ LAYOUT = "placement.pretrain"
             changed(placement__pretrain={"data": 2, "micro_batch": 3}),
             "pretrain.global_batch 8 is not a multiple of placement.pretrain.data x micro_batch = 6",
         ),
+        (
+            changed(pretrain__batch_ramp=[{"batch": 3, "until_tokens": 100}], placement__pretrain={"data": 2}),
+            "pretrain.batch_ramp: 3 is not a multiple of placement.pretrain.data x micro_batch = 2",
+        ),
+        (
+            changed(pretrain__batch_ramp=[{"batch": 8, "until_tokens": 100}]),
+            "batch_ramp goes up to global_batch 8, stage after stage: 8 windows until 100 tokens does not",
+        ),
+        (
+            changed(pretrain__batch_ramp=[{"batch": 2, "until_tokens": 100}, {"batch": 4, "until_tokens": 100}]),
+            "4 windows until 100 tokens does not",
+        ),
         (changed(placement__pretrain={"data": 0}), "placement.pretrain.data: "),
         (changed(placement__object_store_mb=1), "placement.object_store_mb: "),
     ],

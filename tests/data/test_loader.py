@@ -182,7 +182,7 @@ def test_too_few_tokens(shards: TokenShards) -> None:
 
 @pytest.mark.parametrize(("step", "first", "count"), [(-1, 0, 1), (0, -1, 2), (0, 0, 0), (0, 5, 4), (0, 8, 1)])
 def test_rows_outside_the_step(shards: TokenShards, step: int, first: int, count: int) -> None:
-    with pytest.raises(ValueError, match="a step has rows 0 to 8"):
+    with pytest.raises(ValueError, match="the step has rows 0 to 8"):
         loader(shards).batch(step, first, count)
 
 

@@ -129,7 +129,7 @@ def test_another_mixture_or_none_is_another_stream(shards: TokenShards) -> None:
 
 
 def test_the_end_of_the_plan(shards: TokenShards) -> None:
-    with pytest.raises(ValueError, match=f"planned for {STEPS} steps of {BATCH} rows"):
+    with pytest.raises(ValueError, match=f"planned for {STEPS} steps, {STEPS * BATCH} rows"):
         loader(shards).batch(STEPS, 0, 1)
 
 

@@ -157,13 +157,27 @@ def test_sft_length_from_derived_conversations() -> None:
     config = workflow("demo")
     pairs = config.data.pairs
     corpus = pairs.max_pairs * pairs.max_characters / 4 * (1 - pairs.held_out)
-    assert plan(config, Cluster()).sft.steps == 12 * int(corpus // (8 * 256))
+    assert plan(config, Cluster()).sft.steps == 12 * int(corpus // 256) // 8
+
+
+def test_a_batch_ramp_changes_steps_or_tokens() -> None:
+    """2 windows for 10 steps, 4 for 5, then 8: by steps there are fewer tokens, by epochs more steps."""
+    ramp = "batch_ramp=[{batch: 2, until_tokens: 5120}, {batch: 4, until_tokens: 10240}]"
+    one_rank = "placement.{0}={{tensor: 1, pipeline: 1, micro_batch: 2}}"
+    plain, made = (
+        plan(workflow("demo", *changes), Cluster())
+        for changes in ((), (f"pretrain.{ramp}", one_rank.format("pretrain"), f"sft.{ramp}", one_rank.format("sft")))
+    )
+    assert made.pretrain.steps == plain.pretrain.steps == 400 and plain.sft.steps is not None
+    assert made.pretrain.tokens == (400 * 8 - 10 * 6 - 5 * 4) * 256
+    assert made.pretrain.days == pytest.approx(plain.pretrain.days * (3200 - 80) / 3200)
+    assert made.sft.steps == plain.sft.steps + 10  # the 40 windows of 15 steps are 5 steps of the others
 
 
 def test_sft_length_with_a_conversation_a_row() -> None:
     config = workflow("llada-8b")
     made = plan(config, Cluster())
-    assert made.sft.steps == 3 * int(4_500_000 * (1 - 1e-4) // 256)
+    assert made.sft.steps == 3 * int(4_500_000 * (1 - 1e-4)) // 256
     assert any("a conversation a row" in text for text in made.assumptions)
 
 

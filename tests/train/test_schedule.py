@@ -43,6 +43,17 @@ def test_stages_of_llada() -> None:
     assert rates[2299] == pytest.approx(1e-5, rel=1e-12)
 
 
+@pytest.mark.parametrize(("peak", "minimum"), [(5e-6, 5e-7), (2.5e-5, 2.5e-6)])
+def test_linear_tail_of_fine_tuning(peak: float, minimum: float) -> None:
+    """iLLaDA's and LLaDA's: warmup, constant, and linear to a tenth over the last tenth; against its own line."""
+    tail = Schedule(peak=peak, minimum=minimum, warmup_steps=50, decay="linear", decay_fraction=0.1)
+    rates = [learning_rate(tail, step, 1000) for step in range(1000)]
+    assert rates[:50] == [pytest.approx(peak * update / 50) for update in range(1, 51)]
+    assert set(rates[49:900]) == {peak}
+    assert rates[900:] == [pytest.approx(peak - (peak - minimum) * update / 100) for update in range(1, 101)]
+    assert rates[-1] == minimum
+
+
 @pytest.mark.parametrize(
     "drops",
     [((0.5, 1.0),), ((0.5, 0.01),), ((0.6, 0.5),), ((0.2, 0.5), (0.1, 0.4)), ((0.2, 0.5), (0.3, 0.5))],
