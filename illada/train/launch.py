@@ -6,35 +6,31 @@ Ray's control service that every rank watches: they agree to end after their cur
 takes too long. The same happens when a newer driver has taken the stage over, so that no orphan of a lost driver goes
 on writing.
 
-This module is imported by every process involved, most of which need neither torch nor Megatron: imports stay local.
+This module is imported by driver and controller, which need neither torch nor Megatron: imports stay local.
 """
 
 from __future__ import annotations
 
 import errno
 import json
-import logging
 import os
 import threading
-import time
 import uuid
-import warnings
 from collections.abc import Mapping
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 from ray.exceptions import RayActorError
 from ray.train.v2.api.callback import UserCallback
 
-from illada.artifacts import Fence, Folder, StaleDriverError
+from illada.artifacts import Folder, StaleDriverError
+from illada.train import control
 from illada.train.checkpoint import published
 from illada.train.errors import RankError, RanksStoppedError
 from illada.train.events import append_event
 from illada.train.job import Job
-from illada.train.logs import RankLog
+from illada.train.rank import LOGS, log_name, rank_main
 
-LOGS = "logs"
 _LOST_PEER = ("connection closed", "connection reset", "connection refused", "broken pipe", "gloo", "nccl", "timed out")
 _ENVIRONMENT = {
     "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.5",  # how soon a dead rank and the end of training are noticed
@@ -42,11 +38,6 @@ _ENVIRONMENT = {
     "RAY_TRAIN_METRICS_ENABLED": "0",
     "RAY_CHDIR_TO_TRIAL_DIR": "0",
 }
-_WATCH_SECONDS = 0.5
-_FENCE_SECONDS = 5.0
-_OTHER_RANKS_FENCE_SECONDS = 60.0  # thousands of ranks ask one object store; rank 0 tells them at the next step
-_STOP, _ROW = "stop", "row"
-_GRACE_SECONDS = 1.0
 _STOP_SECONDS = 1.0
 
 
@@ -61,7 +52,7 @@ class Ranks:
 
     def last_row(self) -> dict[str, Any] | None:
         """The newest row of metrics of the ranks that run now, None before their first step."""
-        data = _read(self._key, _ROW)
+        data = control.read(self._key, control.ROW)
         row: dict[str, Any] | None = None if data is None else json.loads(data)
         return row
 
@@ -82,11 +73,11 @@ class Ranks:
     def stop(self) -> None:
         """End all ranks at once, also those that only start later; waits a few seconds for them."""
         if self._thread.is_alive():
-            _write(self._key, _STOP, b"")
+            control.write(self._key, control.STOP, b"")
             self._thread.join(_STOP_SECONDS)
-        _forget(self._key, _ROW)
+        control.forget(self._key, control.ROW)
         if not self._thread.is_alive():
-            _forget(self._key, _STOP)
+            control.forget(self._key, control.STOP)
 
     def _run(self, job: Job, scratch: Path) -> None:
         try:
@@ -150,7 +141,7 @@ class _Failures(UserCallback):
 
     def after_exception(self, run_context: Any, worker_exceptions: dict[int, Exception]) -> None:
         """Called once for each failure of the group; raising ends the run."""
-        if _read(self._key, _STOP) is not None:
+        if control.read(self._key, control.STOP) is not None:
             raise RanksStoppedError
         error = describe(worker_exceptions, self._work)
         if isinstance(error, StaleDriverError):
@@ -204,70 +195,7 @@ def _cause(error: Exception) -> str:
 def _last_words(work: Folder, rank: int) -> str:
     """The end of a rank's log, where a crash leaves its message."""
     try:
-        lines = (work / LOGS).read_bytes(_log_name(rank)).decode(errors="replace").splitlines()[-5:]
+        lines = (work / LOGS).read_bytes(log_name(rank)).decode(errors="replace").splitlines()[-5:]
     except FileNotFoundError:
         return ""
     return "; its last output: " + " | ".join(lines) if lines else ""
-
-
-def rank_main(config: dict[str, Any]) -> None:
-    """What every rank runs, in a thread of its process, once Ray Train has formed the process group."""
-    job, key = Job.from_json(config["job"]), config["key"]
-    stop = threading.Event()
-    import torch.distributed as dist
-
-    rank = dist.get_rank()
-    threading.Thread(target=_watch, args=(job, key, rank, stop), daemon=True).start()
-    with RankLog(job.work / LOGS, _log_name(rank)):
-        warnings.simplefilter("ignore")  # deprecations inside Megatron and torch; the log is for what explains a crash
-        logging.getLogger("megatron").setLevel(logging.WARNING)
-        from illada.train.process import prepare
-
-        prepare()
-        from illada.train.loop import run
-
-        run(job, stop, partial(_tell, key))
-
-
-def _tell(key: str, row: Mapping[str, Any]) -> None:
-    _write(key, _ROW, json.dumps(row).encode())
-
-
-def _watch(job: Job, key: str, rank: int, stop: threading.Event) -> None:
-    """Tells the loop when it should end, and ends the process if it does not: it may wait for a rank that is gone."""
-    fence = Fence(job.work, job.epoch, _FENCE_SECONDS if rank == 0 else _OTHER_RANKS_FENCE_SECONDS)
-    while _read(key, _STOP) is None:
-        try:
-            fence.check()
-        except StaleDriverError:
-            break
-        except OSError:
-            pass  # the store is out of reach just now
-        time.sleep(_WATCH_SECONDS)
-    stop.set()
-    time.sleep(_GRACE_SECONDS)
-    os._exit(1)
-
-
-def _log_name(rank: int) -> str:
-    return f"rank-{rank:05d}.log"
-
-
-def _read(key: str, what: str) -> bytes | None:
-    """A small value in the cluster's control service, which the driver and all ranks reach."""
-    from ray.experimental.internal_kv import _internal_kv_get
-
-    value: bytes | None = _internal_kv_get(f"{key}-{what}".encode())
-    return value
-
-
-def _write(key: str, what: str, value: bytes) -> None:
-    from ray.experimental.internal_kv import _internal_kv_put
-
-    _internal_kv_put(f"{key}-{what}".encode(), value)
-
-
-def _forget(key: str, what: str) -> None:
-    from ray.experimental.internal_kv import _internal_kv_del
-
-    _internal_kv_del(f"{key}-{what}".encode())

@@ -12,7 +12,7 @@ from train_ranks import job, on_ranks
 
 from illada.artifacts import Folder
 from illada.config import Plateau, Schedule
-from illada.train import loop
+from illada.train import loop, stepper
 from illada.train.checkpoint import FOLDER
 from illada.train.decay import Horizon, Watch, horizon, request
 from illada.train.job import Job
@@ -23,7 +23,7 @@ PLANNED = Horizon(total_steps=20, decay_steps=6)
 
 def asked(task: Job, dies_at: int | None = None) -> None:
     """The loop, in which somebody asks for a decay over four steps after update 8, and which may die."""
-    sound = loop.step_row
+    sound = stepper.step_row
 
     def step_row(*arguments: Any, step: int, **figures: Any) -> dict[str, Any]:
         if step == 8 and task.epoch == 0:
@@ -32,7 +32,7 @@ def asked(task: Job, dies_at: int | None = None) -> None:
             raise RuntimeError("power cut")
         return sound(*arguments, step=step, **figures)
 
-    loop.step_row = step_row  # type: ignore[assignment]
+    stepper.step_row = step_row  # type: ignore[assignment]
     loop.run(task)
 
 

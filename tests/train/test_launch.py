@@ -9,7 +9,7 @@ import pytest
 from ray.exceptions import RayActorError
 
 from illada.artifacts import Folder
-from illada.train import launch
+from illada.train import control, launch
 from illada.train.checkpoint import FOLDER
 from illada.train.errors import DivergedError, RankError
 from illada.train.launch import describe
@@ -47,7 +47,7 @@ def test_only_what_a_restart_may_cure_is_a_rank_error(error: Exception, restart:
 
 
 def test_failures_count_until_a_checkpoint_comes_between(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(launch, "_read", lambda *_: None)  # Ray's control service: nobody asks to stop
+    monkeypatch.setattr(control, "read", lambda *_: None)  # Ray's control service: nobody asks to stop
     failures = launch._Failures(Folder.at(tmp_path), "key", most=2)
     for step in (1, 2, 3):
         (tmp_path / FOLDER / f"step-{step:08d}").mkdir(parents=True)

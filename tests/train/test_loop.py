@@ -19,7 +19,7 @@ from train_ranks import job, on_ranks
 
 from illada.artifacts import claim
 from illada.config import Guard
-from illada.train import checkpoint, loop, state
+from illada.train import checkpoint, loop, state, stepper
 from illada.train.checkpoint import FOLDER
 from illada.train.job import Job
 
@@ -33,14 +33,14 @@ def events(work: Path, kind: str) -> list[dict[str, Any]]:
 
 def poisoned(task: Job, steps: list[int], factor: float = float("nan"), start: int = 0) -> None:
     """The loop from `start` on, with a loss times `factor` in one micro-batch of the given steps."""
-    sound, calls = loop.weighted_loss, itertools.count()
+    sound, calls = stepper.weighted_loss, itertools.count()
     per_step = task.training.global_batch // (task.placement.data * task.placement.micro_batch)
 
     def weighted_loss(cross_entropy: torch.Tensor, weight: torch.Tensor, tokens: int) -> torch.Tensor:
         step, micro_batch = divmod(next(calls), per_step)
         return sound(cross_entropy, weight, tokens) * (factor if start + step in steps and micro_batch == 1 else 1.0)
 
-    loop.weighted_loss = weighted_loss  # this process trains nothing else
+    stepper.weighted_loss = weighted_loss  # this process trains nothing else
     loop.run(task)
 
 
@@ -92,14 +92,14 @@ def test_a_spike_is_left_out_on_every_rank_and_again_after_a_resume(
 
 def overtaken(task: Job) -> None:
     """The loop, during which a newer driver claims the stage at step 13."""
-    sound = loop.step_row
+    sound = stepper.step_row
 
     def step_row(*arguments: Any, step: int, **figures: Any) -> dict[str, Any]:
         if step == 13:
             claim(task.work, 1)
         return sound(*arguments, step=step, **figures)
 
-    loop.step_row = step_row  # type: ignore[assignment]
+    stepper.step_row = step_row  # type: ignore[assignment]
     loop.run(task)
 
 

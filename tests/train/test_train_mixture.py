@@ -15,7 +15,7 @@ from train_ranks import job, on_ranks
 
 from illada.artifacts import Folder, NoProgress
 from illada.config import ConfigError, Mixture
-from illada.train import loop
+from illada.train import loop, stepper
 from illada.train.job import Job
 from illada.train.stage import train
 
@@ -42,14 +42,14 @@ def undisturbed(shards: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def killed(task: Job) -> None:
     """The loop, whose process is killed at step 13."""
-    sound = loop.step_row
+    sound = stepper.step_row
 
     def step_row(*arguments: Any, step: int, **figures: Any) -> dict[str, Any]:
         if step == 13:
             os.kill(os.getpid(), signal.SIGKILL)
         return sound(*arguments, step=step, **figures)
 
-    loop.step_row = step_row  # type: ignore[assignment]
+    stepper.step_row = step_row  # type: ignore[assignment]
     loop.run(task)
 
 
