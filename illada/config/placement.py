@@ -21,7 +21,9 @@ class DataPlacement(Config):
 class TrainPlacement(Config):
     """Ranks of a training stage = tensor x pipeline x data; `micro_batch` windows go through a rank at a time.
 
-    `max_failures` is how often lost ranks are started again without a new checkpoint in between.
+    `max_failures` is how often lost ranks are started again without a new checkpoint in between. A rank that tells
+    nothing, or whose loop does not move, for `hang_seconds` counts as lost: a step, and writing a checkpoint, have to
+    take less, what comes before the first step need not. None leaves it to the communication library's half hour.
     """
 
     tensor: int = Field(default=1, gt=0)
@@ -33,6 +35,7 @@ class TrainPlacement(Config):
     checkpoint_steps: int = Field(default=1000, gt=0)
     keep_checkpoints: int = Field(default=2, gt=0)
     max_failures: int = Field(default=3, ge=0)
+    hang_seconds: float | None = Field(default=900.0, ge=2)
 
     @property
     def ranks(self) -> int:

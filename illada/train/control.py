@@ -9,6 +9,8 @@ STOP = "stop"
 """Set by the driver: ranks are to end."""
 ROW = "row"
 """The newest row of metrics."""
+BEAT = "beat-"
+"""Before a rank's number: where it is."""
 
 
 def read(key: str, what: str) -> bytes | None:
@@ -24,6 +26,13 @@ def write(key: str, what: str, value: bytes) -> None:
     from ray.experimental.internal_kv import _internal_kv_put
 
     _internal_kv_put(f"{key}-{what}".encode(), value)
+
+
+def names(key: str, start: str) -> list[str]:
+    """The values there are whose names begin with `start`."""
+    from ray.experimental.internal_kv import _internal_kv_list
+
+    return [name.decode().removeprefix(f"{key}-") for name in _internal_kv_list(f"{key}-{start}".encode())]
 
 
 def forget(key: str, what: str) -> None:

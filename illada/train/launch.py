@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from ray.exceptions import RayActorError
+from ray.train.v2._internal.exceptions import WorkerHealthCheckTimeoutError
 from ray.train.v2.api.callback import UserCallback
 
 from illada.artifacts import Folder, StaleDriverError
@@ -29,6 +30,7 @@ from illada.train.checkpoint import published
 from illada.train.errors import RankError, RanksStoppedError
 from illada.train.events import append_event
 from illada.train.job import Job
+from illada.train.pulse import Beat, blame
 from illada.train.rank import LOGS, log_name, rank_main
 
 _LOST_PEER = ("connection closed", "connection reset", "connection refused", "broken pipe", "gloo", "nccl", "timed out")
@@ -38,7 +40,9 @@ _ENVIRONMENT = {
     "RAY_TRAIN_METRICS_ENABLED": "0",
     "RAY_CHDIR_TO_TRIAL_DIR": "0",
 }
+_HEALTH_TIMEOUT = "RAY_TRAIN_WORKER_HEALTH_CHECK_TIMEOUT_S"  # after which a process that does not answer is dead
 _STOP_SECONDS = 1.0
+_COLLECTIVE_SECONDS = 1800.0  # PyTorch's own patience
 
 
 class Ranks:
@@ -75,7 +79,8 @@ class Ranks:
         if self._thread.is_alive():
             control.write(self._key, control.STOP, b"")
             self._thread.join(_STOP_SECONDS)
-        control.forget(self._key, control.ROW)
+        for name in (control.ROW, *control.names(self._key, control.BEAT)):
+            control.forget(self._key, name)
         if not self._thread.is_alive():
             control.forget(self._key, control.STOP)
 
@@ -89,6 +94,8 @@ class Ranks:
 def _fit(job: Job, scratch: Path, key: str) -> None:
     for name, value in _ENVIRONMENT.items():
         os.environ.setdefault(name, value)
+    hang = job.placement.hang_seconds
+    os.environ[_HEALTH_TIMEOUT] = str(hang or _COLLECTIVE_SECONDS)
     from ray.train import FailureConfig, RunConfig, ScalingConfig
     from ray.train.torch import TorchConfig, TorchTrainer
     from ray.train.v2.api.config import LoggingConfig
@@ -106,7 +113,10 @@ def _fit(job: Job, scratch: Path, key: str) -> None:
     trainer = Trainer(
         rank_main,
         train_loop_config={"job": job.to_json(), "key": key},
-        torch_config=TorchConfig(backend="nccl" if gpus else "gloo"),
+        torch_config=TorchConfig(
+            backend="nccl" if gpus else "gloo",
+            timeout_s=int(max(_COLLECTIVE_SECONDS, 2 * (hang or 0))),  # the watch comes first, and can tell who it was
+        ),
         scaling_config=ScalingConfig(
             num_workers=place.ranks, use_gpu=bool(gpus), resources_per_worker={"CPU": place.cpus_per_rank, **gpus}
         ),
@@ -116,7 +126,7 @@ def _fit(job: Job, scratch: Path, key: str) -> None:
                 (job.work.path or scratch) / "ray"
             ),  # of Ray Train's own checkpoints, of which there are none
             failure_config=FailureConfig(max_failures=-1),  # the callback counts, and ends it
-            callbacks=[_Failures(job.work, key, place.max_failures)],
+            callbacks=[_Failures(job.work, key, place.max_failures, hang)],
             logging_config=LoggingConfig(log_level="CRITICAL"),
         ),
     )
@@ -135,8 +145,9 @@ class _Failures(UserCallback):
     any number of them is lost.
     """
 
-    def __init__(self, work: Folder, key: str, most: int) -> None:
+    def __init__(self, work: Folder, key: str, most: int, hang_seconds: float | None) -> None:
         self._work, self._key, self._most, self._left = work, key, most, most
+        self._hang_seconds = hang_seconds
         self._newest: list[str] = []
 
     def after_exception(self, run_context: Any, worker_exceptions: dict[int, Exception]) -> None:
@@ -144,6 +155,9 @@ class _Failures(UserCallback):
         if control.read(self._key, control.STOP) is not None:
             raise RanksStoppedError
         error = describe(worker_exceptions, self._work)
+        hang = self._hang(worker_exceptions)
+        if hang is not None and isinstance(error, RankError):
+            error = RankError(hang)
         if isinstance(error, StaleDriverError):
             raise error  # the work folder is another driver's now
         if not isinstance(error, RankError):
@@ -156,6 +170,17 @@ class _Failures(UserCallback):
         append_event(self._work, "restart" if self._left >= 0 else "failed", reason=str(error))
         if self._left < 0:
             raise error
+
+    def _hang(self, failures: Mapping[int, Exception]) -> str | None:
+        """Who kept the group waiting, if that is why it ended; forgets what its ranks told."""
+        frozen = [rank for rank, error in failures.items() if isinstance(error, WorkerHealthCheckTimeoutError)]
+        names = control.names(self._key, control.BEAT)
+        beats = {int(name.removeprefix(control.BEAT)): control.read(self._key, name) for name in names}
+        for name in names:
+            control.forget(self._key, name)
+        if self._hang_seconds is None:
+            return None
+        return blame({rank: Beat.from_bytes(data) for rank, data in beats.items() if data}, frozen, self._hang_seconds)
 
 
 def describe(failures: Mapping[int, Exception], work: Folder) -> Exception:

@@ -26,11 +26,15 @@ from illada.train.guard import History, explain
 from illada.train.job import Job
 from illada.train.metrics import METRICS, MetricsLog, read_rows
 from illada.train.parallel import DTYPES, Wrapped, initialise_groups, wrap
+from illada.train.pulse import Pulse
 from illada.train.stepper import Stepper
 
 
 def run(
-    job: Job, stop: threading.Event | None = None, on_row: Callable[[Mapping[str, Any]], None] = lambda row: None
+    job: Job,
+    stop: threading.Event | None = None,
+    on_row: Callable[[Mapping[str, Any]], None] = lambda row: None,
+    pulse: Pulse | None = None,
 ) -> None:
     """Train from the latest checkpoint to the end of the stage; torch.distributed is initialised, all ranks call this.
 
@@ -38,6 +42,7 @@ def run(
         job: the stage.
         stop: set in any rank, it ends all of them after the step they are at.
         on_row: called on rank 0 with each row of metrics.
+        pulse: is told where this rank is.
 
     Raises:
         RanksStoppedError: `stop` was set.
@@ -46,26 +51,32 @@ def run(
         ValueError: data, checkpoint and configuration do not fit together.
     """
     with scratch_folder() if job.work.path is None else contextlib.nullcontext(Path(job.work.url)) as scratch:
-        _run(job, stop or threading.Event(), on_row, scratch)
+        _run(job, stop or threading.Event(), on_row, pulse or Pulse(), scratch)
 
 
-def _run(job: Job, stop: threading.Event, on_row: Callable[[Mapping[str, Any]], None], scratch: Path) -> None:
+def _run(
+    job: Job, stop: threading.Event, on_row: Callable[[Mapping[str, Any]], None], pulse: Pulse, scratch: Path
+) -> None:
     initialise_groups(job.placement)
     loader = job.loader()
     found, horizon = _find(job, decay.Horizon.planned(job.training, job.total_steps(loader)))
+    pulse.mark(found.step, "starting")
     wrapped = _build(job, loader, found)
     history = History.from_json(found.stored.manifest["guard"]) if found.stored else History()
     fence = Fence(job.work, job.epoch)
     first = dist.get_rank() == 0
     log = MetricsLog(job.work, found.step) if first else None
     watch = decay.Watch(job.training, job.work, read_rows(job.work, METRICS)) if first else None
-    stepper = Stepper(job=job, loader=loader, wrapped=wrapped, horizon=horizon, history=history, stop=stop, watch=watch)
+    stepper = Stepper(
+        job=job, loader=loader, wrapped=wrapped, horizon=horizon, history=history, stop=stop, watch=watch, pulse=pulse
+    )
     if first:
         layout = {name: getattr(job.placement, name) for name in ("tensor", "pipeline", "data", "micro_batch")}
         resumed = {"resumed_from": found.stored.name} if found.stored else {}
         append_event(
             job.work, "start", step=found.step, total_steps=horizon.total_steps, epoch=job.epoch, **layout, **resumed
         )
+    dist.barrier()  # no rank waits in its first step for one that still reads: that would look like standing still
     gc.freeze()  # Megatron collects garbage at every checkpoint; modules and weights need not be looked at again
     step = found.step
     while step < stepper.horizon.total_steps:
@@ -86,6 +97,7 @@ def _run(job: Job, stop: threading.Event, on_row: Callable[[Mapping[str, Any]], 
         if step % job.placement.checkpoint_steps == 0 or step == horizon.total_steps:
             if log is not None:
                 log.sync()
+            pulse.mark(step, "saving")
             state_of_run = {"guard": stepper.history.to_json(), **horizon.to_json()}
             _save(job, loader, wrapped, step, state_of_run, scratch)
     if first:

@@ -12,6 +12,7 @@ A row of `metrics.jsonl` is one update:
     positions_by_noise  how many these are, masked or not: the mean of `loss_by_noise`, so weighted, is `loss`
     tokens            tokens seen so far, a row counting for a whole window also where it is a conversation
     seconds           of this step alone; `tokens_per_second` follows from it
+    compute           seconds that ranks computed before they waited for others: `median`, `slowest`, and which `rank`
 
 A step that changed no weight has the reason (`illada.train.guard`) as `skipped`, and null for what is not a number.
 After a resume the rows of undone steps are dropped, so that the file is an uninterrupted run's but for timings.
@@ -76,6 +77,7 @@ def step_row(
     grad_norm: float,
     tokens: int,
     seconds: float,
+    compute: Mapping[str, Any],
     skipped: Reason | None,
 ) -> dict[str, Any]:
     """The row of one step from its reduced sums; `tokens` counts all tokens seen so far, this step's included."""
@@ -94,6 +96,7 @@ def step_row(
         "tokens": tokens,
         "tokens_per_second": positions / seconds,
         "seconds": seconds,
+        "compute": dict(compute),
     }
     return row if skipped is None else {**row, "skipped": skipped}
 

@@ -8,7 +8,9 @@ weights and activations are bfloat16 while gradients, main weights and moments a
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from megatron.core import parallel_state
@@ -47,6 +49,15 @@ class Wrapped:
         for group in self.optimizer.param_groups:
             group["lr"] = lr
             group["weight_decay"] = weight_decay * group["wd_mult"]
+
+    def before_reduction(self, act: Callable[[], None]) -> None:
+        """Have `act` called in every step when this rank's gradients are complete, before they are reduced."""
+
+        def finalize(*arguments: Any, **options: Any) -> None:
+            act()
+            finalize_model_grads(*arguments, **options)
+
+        self.module.config.finalize_model_grads_func = finalize
 
 
 def wrap(module: DiffusionGPT, training: Training) -> Wrapped:

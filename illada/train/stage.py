@@ -18,14 +18,14 @@ from illada.data.conversation_loader import ConversationLoader
 from illada.data.mixture_loader import MixtureLoader
 from illada.data.snapshots import ShardSource, SnapshotSplit
 from illada.model.arithmetic import parameters
-from illada.train import checkpoint, decay
+from illada.train import checkpoint, decay, straggler
 from illada.train.events import EVENTS, EventCount
 from illada.train.goodput import Goodput
 from illada.train.inherit import inherit
 from illada.train.job import Job
 from illada.train.metrics import METRICS, drop_rows, mean_loss_by_noise, read_rows
 
-TRAIN_VERSION = 2
+TRAIN_VERSION = 3
 TRAININGS = ("pretrain", "sft")
 """Names of the stages that train."""
 IDENTITY = "identity.json"
@@ -130,6 +130,7 @@ def train(
         "tokens_per_second": tokens / seconds,
         "restarts": sum(event["event"] == "restart" for event in events),
         "skipped": len(rows) - len(made),
+        **({"straggler": straggler.summary(rows)} if placement.ranks > 1 else {}),
         "checkpoints": sorted({event["step"] for event in events if event["event"] == "checkpoint"}),
         **_snapshots(job),
         **({"mixture": loader.table(total_steps)} if isinstance(loader, MixtureLoader) else {}),

@@ -10,10 +10,12 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import torch
+import torch.distributed as dist
 from megatron.core import parallel_state
 from megatron.core.pipeline_parallel.schedules import get_forward_backward_func
 from torch import Tensor
@@ -30,7 +32,9 @@ from illada.train.job import Job
 from illada.train.metrics import add_micro_batch, step_row
 from illada.train.parallel import Wrapped
 from illada.train.process import device
+from illada.train.pulse import Pulse
 from illada.train.schedule import learning_rate
+from illada.train.straggler import Stopwatch, slowest
 from illada.train.sums import StepSums
 
 
@@ -60,10 +64,15 @@ class Stepper:
     history: History
     stop: threading.Event
     watch: decay.Watch | None
+    pulse: Pulse
+    stopwatch: Stopwatch = field(default_factory=Stopwatch)
 
     def step(self, step: int) -> dict[str, Any]:
         """Make the update after `step` completed ones, or skip it; returns its metrics row, the same on all ranks."""
         started = time.perf_counter()
+        self.pulse.mark(step, "computing")
+        self.stopwatch.start()
+        self.wrapped.before_reduction(partial(self._computed, step))
         training, placement = self.job.training, self.job.placement
         rows = self.loader.sizes.size(step) // placement.data
         batch = self.loader.batch(step, parallel_state.get_data_parallel_rank() * rows, rows)
@@ -98,8 +107,13 @@ class Stepper:
             grad_norm=norm,
             tokens=self.loader.sizes.before(step + 1) * training.window,
             seconds=time.perf_counter() - started,
+            compute=slowest(sums.seconds.tolist()),
             skipped=skipped,
         )
+
+    def _computed(self, step: int) -> None:
+        self.stopwatch.stop()
+        self.pulse.mark(step, "reducing")
 
     def _begin_decay(self, step: int, over: int, reason: decay.Reason) -> None:
         self.horizon = self.horizon.begin(step, over, reason)
@@ -141,6 +155,7 @@ class Stepper:
             forward_only=False,
         )
         sums.signals[:] = torch.tensor([float(self.stop.is_set()), *wanted], device=device())
+        sums.seconds[dist.get_rank()] = self.stopwatch.seconds()
         sums.reduce()
         return sums
 

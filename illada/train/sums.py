@@ -21,20 +21,23 @@ class StepSums:
     Attributes:
         figures: [SUMS], see `illada.train.metrics.add_micro_batch`.
         signals: [3]: ranks that were asked to stop; what rank 0 says of the decay, see `illada.train.decay`.
+        seconds: [ranks], what each has computed for, see `illada.train.straggler`.
         windows: [global batch], the loss of each window: sum of cross-entropy / p over its tokens.
     """
 
     vector: Tensor
     figures: Tensor
     signals: Tensor
+    seconds: Tensor
     windows: Tensor
 
     @classmethod
     def zeros(cls, global_batch: int, device: torch.device) -> Self:
         """Nothing yet."""
-        vector = torch.zeros(SUMS + _SIGNALS + global_batch, dtype=torch.float64, device=device)
-        figures, signals, windows = vector.split([SUMS, _SIGNALS, global_batch])
-        return cls(vector=vector, figures=figures, signals=signals, windows=windows)
+        sizes = [SUMS, _SIGNALS, dist.get_world_size(), global_batch]
+        vector = torch.zeros(sum(sizes), dtype=torch.float64, device=device)
+        figures, signals, seconds, windows = vector.split(sizes)
+        return cls(vector=vector, figures=figures, signals=signals, seconds=seconds, windows=windows)
 
     def add_windows(self, first: int, cross_entropy: Tensor, weight: Tensor, mask: Tensor) -> None:
         """Add the losses of a micro-batch whose first row is row `first` of the global batch.

@@ -140,10 +140,15 @@ def test_killed_during_a_checkpoint_write(place: str, reference: Path, shards: P
     assert mine == theirs
 
 
-def test_a_corrupt_checkpoint_is_passed_over(reference: Path, shards: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("damage", ["byte", pytest.param("end", marks=pytest.mark.slow), "file"])
+def test_a_damaged_checkpoint_is_passed_over(damage: str, reference: Path, shards: Path, tmp_path: Path) -> None:
+    """Another byte, a truncated file, a rank's file gone: the one before is used and the run ends as undisturbed."""
     shutil.copytree(reference, tmp_path, dirs_exist_ok=True)
     bad = published(tmp_path / FOLDER)[-1] / "rank-00001.safetensors"
-    bad.write_bytes(bad.read_bytes()[:-1] + b"?")
+    if damage == "file":
+        bad.unlink()
+    else:
+        bad.write_bytes(bad.read_bytes()[:-1] + (b"?" if damage == "byte" else b""))
     on_ranks(job(tmp_path, shards, placement(2)))
     (event,) = events(tmp_path, "fallback")
     assert event["step"] == 10 and str(bad) in event["reason"]

@@ -22,7 +22,9 @@ from illada.train.metrics import (
 
 
 def row(sums: torch.Tensor) -> dict[str, object]:
-    return step_row(sums.tolist(), step=3, epoch=0, lr=0.1, grad_norm=2.0, tokens=96, seconds=0.5, skipped=None)
+    return step_row(
+        sums.tolist(), step=3, epoch=0, lr=0.1, grad_norm=2.0, tokens=96, seconds=0.5, compute={}, skipped=None
+    )
 
 
 def test_figures_equal_their_definition() -> None:

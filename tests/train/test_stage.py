@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import platform
+import re
 import signal
 import subprocess
 import sys
@@ -159,6 +161,30 @@ def test_a_killed_rank_restarts_the_group(long_reference: Path, shards: Path, tm
     assert "resumed_from" not in first and second["resumed_from"] == f"step-{second['step']:08d}"
     assert 10 <= second["step"] < LONG.steps
     assert_as_undisturbed(output, long_reference)
+
+
+@pytest.mark.slow
+def test_a_rank_that_stands_still_restarts_the_group(long_reference: Path, shards: Path, tmp_path: Path) -> None:
+    work, stopped = tmp_path / "work", []
+
+    def stop() -> None:
+        stopped.append(rank_processes(work)[1])
+        stopped[0].suspend()
+
+    layout, progress = placement(2, hang_seconds=8), Watching(11, stop)
+    output, statistics = run_stage(tmp_path, shards, layout, training=LONG, progress=progress)
+    assert statistics["restarts"] == 1
+    (event,) = events(output, "restart")
+    told = re.fullmatch(
+        rf"silent for 8 s or longer: rank 1 on {platform.node()}, \w+ after step (\d+)", event["reason"]
+    )
+    assert told is not None and int(told[1]) < LONG.steps
+    first, second = events(output, "start")
+    assert "resumed_from" not in first and second["resumed_from"] == f"step-{second['step']:08d}"
+    assert_as_undisturbed(output, long_reference)
+    psutil.wait_procs(stopped, timeout=10)
+    assert not stopped[0].is_running()
+    assert statistics["straggler"]["rank"] in (0, 1) and statistics["straggler"]["slowest_over_median"] >= 1
 
 
 @pytest.mark.faults

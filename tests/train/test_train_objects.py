@@ -31,7 +31,7 @@ def upload(local: Path, folder: Folder) -> Folder:
 
 
 def rows(work: Folder) -> list[dict[str, Any]]:
-    timed = ("seconds", "tokens_per_second")
+    timed = ("seconds", "tokens_per_second", "compute")
     return [{key: row[key] for key in row if key not in timed} for row in read_rows(work, METRICS)]
 
 

@@ -105,7 +105,7 @@ def run_stage(
 def trace(path: Path) -> list[dict[str, Any]]:
     """Rows of a metrics file without their timings."""
     rows = [json.loads(line) for line in path.read_text().splitlines()]
-    return [{key: row[key] for key in row if key not in ("seconds", "tokens_per_second")} for row in rows]
+    return [{key: row[key] for key in row if key not in ("seconds", "tokens_per_second", "compute")} for row in rows]
 
 
 def published(folder: Path) -> list[Path]:
