@@ -177,27 +177,50 @@ def latest(work: Folder, epoch: int) -> Latest:
 
     Raises:
         StaleDriverError: a checkpoint carries a newer fencing epoch than `epoch`.
-        CheckpointError: a checkpoint was written by a newer illada.
+        CheckpointError: a checkpoint was written by a newer illada; or there are some, all of them damaged.
     """
-    folder, rejected = work / FOLDER, []
+    folder = work / FOLDER
+    damaged: dict[str, str] = {}
     for name in reversed(published(work)):
         try:
             stored = verify(folder, name)
         except _DamagedError as error:
-            rejected.append(str(error))
+            damaged[name] = str(error)
         else:
             if stored.manifest["epoch"] > epoch:
                 raise StaleDriverError(
                     f"{folder}/{name}: written under fencing epoch {stored.manifest['epoch']}, newer than this "
                     f"driver's {epoch}"
                 )
-            return Latest(stored=stored, rejected=rejected)
-        set_aside(work, name)
-    return Latest(stored=None, rejected=rejected)
+            for bad in damaged:
+                _set_aside(work, bad)
+            return Latest(stored=stored, rejected=list(damaged.values()))
+    if damaged:
+        raise _all_damaged(work, list(damaged.values()))
+    return Latest(stored=None, rejected=[])
 
 
-def set_aside(work: Folder, name: str) -> None:
-    """Make a damaged checkpoint none, keeping it for inspection until the stage ends."""
+def reject(work: Folder, name: str, reason: str) -> None:
+    """Make a checkpoint none that was found damaged only when it was read; any rank may call this, also several.
+
+    Raises:
+        CheckpointError: there is no other one.
+    """
+    if not set(published(work)) - {name}:
+        raise _all_damaged(work, [reason])
+    _set_aside(work, name)
+
+
+def _all_damaged(work: Folder, reasons: list[str]) -> CheckpointError:
+    """None is moved aside: the next attempt would take that for a stage that has none yet, and begin again."""
+    return CheckpointError(
+        f"{work / FOLDER}: every checkpoint is damaged ({'; '.join(reasons)}). Bring back the files of one from a "
+        "copy, or remove this folder to train again from step 0"
+    )
+
+
+def _set_aside(work: Folder, name: str) -> None:
+    """Keeps it for inspection until the stage ends."""
     folder = work / FOLDER
     if folder.path is not None:
         aside = folder.path / f".bad-{name}"

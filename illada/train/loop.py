@@ -123,7 +123,7 @@ def _build(job: Job, loader: Loader, found: checkpoint.Latest) -> Wrapped:
         try:
             state.load(found.stored, module, wrapped.optimizer)
         except ArtifactError as error:  # found on the way from an object store: the one before may be good
-            checkpoint.set_aside(job.work, found.stored.name)
+            checkpoint.reject(job.work, found.stored.name, str(error))
             append_event(job.work, "fallback", step=found.step, reason=str(error))
             raise RankError(str(error)) from error
         return wrapped

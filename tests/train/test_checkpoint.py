@@ -73,7 +73,7 @@ def test_damage_falls_back_and_names_the_file(work: Folder, damage: str) -> None
         assert checkpoint.find(work, epoch=0).step == 2
         with pytest.raises(ArtifactError, match=f"{where}/{name}: what was downloaded has another sha256"):
             bad.fetch(name)
-        checkpoint.set_aside(work, bad.name)
+        checkpoint.reject(work, bad.name, "its bytes differ")
         assert checkpoint.find(work, epoch=0).step == 1
     else:
         found = checkpoint.find(work, epoch=0)
@@ -83,6 +83,25 @@ def test_damage_falls_back_and_names_the_file(work: Folder, damage: str) -> None
         assert event["event"] == "fallback" and f"{where}/{name}" in event["reason"]
     publish(work, 2)  # the place is free again
     assert checkpoint.latest(work, epoch=0).step == 2
+
+
+def test_nothing_but_damage_is_an_error_each_time(work: Folder) -> None:
+    """A training of weeks does not begin again by itself."""
+    for step in (1, 2):
+        folder = publish(work, step).folder
+        content = folder.read_bytes("a.bin")
+        folder.write("a.bin", content[:-1])
+    for _ in range(2):
+        with pytest.raises(
+            CheckpointError, match=r"every checkpoint is damaged \(.*a\.bin: 8 bytes.*a\.bin: 8 bytes"
+        ) as error:
+            checkpoint.find(work, epoch=0)
+        assert str(work / checkpoint.FOLDER) in str(error.value) and "from step 0" in str(error.value)
+    folder.write("a.bin", content)
+    assert checkpoint.find(work, epoch=0).step == 2
+    checkpoint.reject(work, "step-00000002", "found when it was read")
+    with pytest.raises(CheckpointError, match=r"every checkpoint is damaged \(found when it was read\)"):
+        checkpoint.reject(work, "step-00000001", "found when it was read")
 
 
 def test_a_half_written_one_is_ignored_and_cleaned_up(work: Folder) -> None:

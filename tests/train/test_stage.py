@@ -6,6 +6,7 @@ import json
 import os
 import platform
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -29,10 +30,11 @@ from train_helpers import (
     verify,
     write_shards,
 )
+from train_ranks import job, on_ranks
 
 from illada.artifacts import Folder, NoProgress, StageInterrupted
 from illada.config import ConfigError, Schedule
-from illada.train.checkpoint import FOLDER
+from illada.train.checkpoint import FOLDER, CheckpointError
 from illada.train.errors import DivergedError
 from illada.train.export import export_weights
 from illada.train.stage import train
@@ -147,6 +149,19 @@ def test_what_cannot_work_is_refused_before_ranks_start(shards: Path, tmp_path: 
     small = write_shards(tmp_path / "small", documents=2)
     with pytest.raises(ValueError, match="a batch needs 8 windows"):
         run_stage(tmp_path / "b", small, placement())
+
+
+def test_damage_of_every_checkpoint_is_no_new_beginning(reference: Path, shards: Path, tmp_path: Path) -> None:
+    shutil.copytree(reference, tmp_path / "work")
+    bad = [folder / "rank-00000.safetensors" for folder in published(tmp_path / "work" / FOLDER)]
+    for file in bad:
+        file.write_bytes(file.read_bytes()[:-1])
+    for name in ("a", "b"):
+        with pytest.raises(CheckpointError, match=f"every checkpoint is damaged.*{bad[1]}.*{bad[0]}"):
+            run_stage(tmp_path, shards, placement(2), name=name)
+    with pytest.raises(Exception, match=r"CheckpointError.*every checkpoint is damaged"):
+        on_ranks(job(tmp_path / "work", shards, placement()))
+    assert len(events(tmp_path / "work", "start")) == 1
 
 
 @pytest.mark.faults
