@@ -2,16 +2,18 @@
 
 SETTINGS are those of `data.curate` as JSON, and `privacy: true` for the search for personal data as well. Units run
 one after another in this process, so that processor time can be told. Prints JSON: seconds of processor time from the
-start of the process, without those for listing the files, which the stock chain does not do; peak memory; and the
-funnel.
+start of the process, without those for listing the files, which the stock chain does not do; peak memory in megabytes
+of this process, and of its sandbox; and the funnel.
 """
 
 from __future__ import annotations
 
 import json
+import os
 import resource
 import sys
 from pathlib import Path
+from typing import ClassVar
 from unittest import mock
 
 import psutil
@@ -32,17 +34,28 @@ def chain(output: Path, curation: Curate, privacy: Privacy | None, files: list[P
         acquired = store.publish(attempt, acquire(source, attempt, progress), {}, 0.0)
     listing = cpu_seconds() - before
     with (
-        mock.patch("pipelines.pool.ActorPool", InProcess),
+        mock.patch("pipelines.pool.ActorPool", Measured),
         store.attempt(StageIdentity(stage="curate", version=1, config=curation.identity(), inputs={})) as attempt,
     ):
         statistics = curate(curation, {"web": acquired}, attempt, DataPlacement(), progress, privacy=privacy)
         curated: Artifact = store.publish(attempt, statistics, {}, 0.0)
     return {
         "cpu_seconds": round(cpu_seconds() - listing, 2),
-        "megabytes": megabytes(),
+        "megabytes": Measured.megabytes,
         "artifact": str(curated.location),
         "funnel": statistics["funnel"],
     }
+
+
+class Measured(InProcess):
+    """Notes peaks of memory before it is gone."""
+
+    megabytes: ClassVar[dict[str, int]] = {}
+
+    def __exit__(self, *_: object) -> None:
+        """See `InProcess`."""
+        children = psutil.Process().children(recursive=True)
+        self.megabytes |= {"worker": peak(os.getpid()), "sandbox": max(peak(child.pid) for child in children)}
 
 
 def cpu_seconds() -> float:
@@ -52,10 +65,10 @@ def cpu_seconds() -> float:
     return sum(usage.ru_utime + usage.ru_stime for usage in usages) + sum(times.user + times.system for times in alive)
 
 
-def megabytes() -> int:
-    """Greatest size of this process and of the greatest child, one added to the other."""
-    sizes = [resource.getrusage(who).ru_maxrss for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
-    return round(sum(sizes) / 1024)
+def peak(process: int) -> int:
+    """The most memory a process ever had, in megabytes; that of the one that started it, which rusage adds, is none."""
+    status = Path(f"/proc/{process}/status").read_text()
+    return round(int(status.split("VmHWM:")[1].split(None, 1)[0]) / 1024)
 
 
 if __name__ == "__main__":

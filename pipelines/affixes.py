@@ -9,6 +9,8 @@ from __future__ import annotations
 from itertools import accumulate
 from typing import Any
 
+from pipelines.alternatives import Edge, Needed
+
 
 class AffixSplitter:
     """Cuts chunks as a spaCy `Tokenizer` does, but for those in which a special case comes about among the words."""
@@ -17,8 +19,12 @@ class AffixSplitter:
         import ahocorasick
         from spacy.attrs import ORTH
 
-        self._prefix, self._suffix = spacy.prefix_search or _never, spacy.suffix_search or _never
+        self._prefix, self._suffix = (
+            Edge(spacy.prefix_search or _never, last=False),
+            Edge(spacy.suffix_search or _never, last=True),
+        )
         self._infixes, self._url = spacy.infix_finditer or _nowhere, spacy.url_match or _never
+        self._infix = Needed(self._infixes)
         self._whole = spacy.token_match
         self._special = {text: tuple(word[ORTH] for word in words) for text, words in spacy.rules.items()}
         self._inside = (
@@ -34,33 +40,42 @@ class AffixSplitter:
             ):
                 self._inside.add_word(text, text)
         self._inside.make_automaton()
+        self._longest = max(map(len, self._special), default=0)
 
     def is_word(self, chunk: str) -> bool:
         """Whether `chunk` is no special case and there is nothing to split off at either end or inside."""
-        found = chunk in self._special or self._prefix(chunk) or self._suffix(chunk)
-        return not found and next(iter(self._infixes(chunk)), None) is None
+        if chunk in self._special or self._find(self._prefix, chunk, 0) or self._find(self._suffix, chunk, -1):
+            return False
+        return not any(map(self._infix.__getitem__, chunk)) or next(iter(self._infixes(chunk)), None) is None
 
     def split(self, chunk: str) -> tuple[str, ...] | None:
         """The words of `chunk`, None where spaCy has to be asked."""
-        text, special, whole = chunk, self._special, self._whole
+        if not chunk:
+            return ()
+        if (
+            self._prefix[chunk[0]] is None
+            and self._suffix[chunk[-1]] is None
+            and chunk not in self._special
+            and not any(map(self._infix.__getitem__, chunk))
+        ):
+            return (chunk,)
+        text, whole = chunk, self._whole
         before: list[str] = []
         after: list[str] = []
         size = 0
         while text and len(text) != size:
-            if (whole and whole(text)) or text in special:
+            if (whole and whole(text)) or self._is_special(text):
                 break
             size = len(text)
-            match = self._prefix(text)
-            first = match.end() - match.start() if match else 0
-            if first and text[first:] in special:
+            first = self._find(self._prefix, text, 0)
+            if first and self._is_special(rest := text[first:]):
                 before.append(text[:first])
-                text = text[first:]
+                text = rest
                 break
-            match = self._suffix(text[first:] if first else text)
-            last = match.end() - match.start() if match else 0
-            if last and text[:-last] in special:
+            last = self._find(self._suffix, text[first:] if first else text, -1)
+            if last and self._is_special(rest := text[:-last]):
                 after.append(text[-last:])
-                text = text[:-last]
+                text = rest
                 break
             if last and first + last > size:
                 last = 0  # the two share characters: the prefix goes first
@@ -69,10 +84,20 @@ class AffixSplitter:
             if last:
                 after.append(text[-last:])
             text = text[first : size - last]
-        words = special.get(text) or self._inner(text)
+        words = self._special.get(text) or self._inner(text)
         if before or after:
             words = (*before, *words, *reversed(after))
         return words if self._stays(chunk, words) else None
+
+    @staticmethod
+    def _find(edge: Edge, text: str, place: int) -> int:
+        """How many characters of `text` to split off at the end at `place`."""
+        search = edge[text[place] if text else ""]
+        match = search(text) if search is not None else None
+        return match.end() - match.start() if match else 0
+
+    def _is_special(self, text: str) -> bool:
+        return len(text) <= self._longest and text in self._special
 
     def _stays(self, chunk: str, words: tuple[str, ...]) -> bool:
         """Whether no run of `words` is a special case that has other words."""
@@ -90,6 +115,8 @@ class AffixSplitter:
         """The words of what is left without prefixes and suffixes."""
         if not text:
             return ()
+        if not any(map(self._infix.__getitem__, text)):
+            return (text,)
         if (self._whole and self._whole(text)) or self._url(text):
             return (text,)
         words, start = [], 0

@@ -19,6 +19,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from illada.artifacts import Artifact, Folder, atomic_path, fingerprint, transfer
+from pipelines.funnel import utf8_size
 from pipelines.shared import reference
 
 SCHEMA = pa.schema(
@@ -59,7 +60,7 @@ class TextDocument:
     @property
     def bytes(self) -> int:
         """Size of the text in UTF-8."""
-        return len(self.text.encode())
+        return utf8_size(self.text)
 
 
 def document_id(source: str, *parts: str | bytes) -> str:

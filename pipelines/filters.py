@@ -8,6 +8,7 @@ statistics. Sources of code pass through untouched.
 from __future__ import annotations
 
 import functools
+import gc
 from abc import abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -24,6 +25,7 @@ from datatrove.pipeline.filters.base_filter import BaseFilter
 
 from illada.config import Curate
 from pipelines.extract import Extract
+from pipelines.funnel import utf8_size
 from pipelines.fused import STEPS, FusedQualityFilter, Rule
 from pipelines.languages import function_words, identify_language
 from pipelines.recorder import FAILED, STEP, Sink
@@ -53,8 +55,9 @@ def build_chain(config: Curate, block_lists: Sequence[Path]) -> list[tuple[Pipel
     quality = [step for step in step_names(config) if step in STEPS.values()]
 
     def rules(language: str) -> Mapping[str, Rule]:
-        stock = stock_filters(config, language)
-        return FusedQualityFilter(stock, word_tokenizer(language)).rules
+        made = FusedQualityFilter(stock_filters(config, language), word_tokenizer(language)).rules
+        gc.freeze()  # what is loaded is not looked through again and again
+        return made
 
     makers: dict[str, Callable[[Sink], PipelineStep]] = {
         "url": lambda sink: ByUrl(OfflineURLFilter(block_lists), sink),
@@ -161,7 +164,7 @@ class Quality(PipelineStep):
                 yield document
 
     def _keeps(self, document: Document) -> bool:
-        text, size = document.text, len(document.text.encode())
+        text, size = document.text, utf8_size(document.text)
         if document.metadata["kind"] == "code":
             for step in self._sink.steps:
                 self._sink.passed(step, size)
@@ -177,6 +180,6 @@ class Quality(PipelineStep):
                 self._sink.write(document)
                 return False
             if document.text is not text:
-                text, size = document.text, len(document.text.encode())
+                text, size = document.text, utf8_size(document.text)
             self._sink.passed(step, size)
         return True

@@ -22,11 +22,17 @@ class _Text(Protocol):
 T = TypeVar("T", bound=_Text)
 
 
+def utf8_size(text: str) -> int:
+    """Bytes of `text` in UTF-8."""
+    return len(text) if text.isascii() else len(text.encode())
+
+
 class Funnel:
     """Counts of an ordered list of steps, in documents and bytes of UTF-8 text."""
 
     def __init__(self, steps: Sequence[str]) -> None:
-        self._steps = {step: _Step() for step in steps}
+        size = _LastSize()
+        self._steps = {step: _Step(size) for step in steps}
 
     def reading(self, step: str, documents: Iterable[T]) -> Iterator[T]:
         """Pass `documents` on, counting them as read by `step`."""
@@ -131,9 +137,22 @@ class Tally:
         return {key: {"documents": n, "bytes": size} for key, (n, size) in sorted(self._counts.items())}
 
 
-class _Count:
+class _LastSize:
+    """`utf8_size`, remembered for the text that comes from one step to the next."""
+
     def __init__(self) -> None:
+        self._text, self._size = "", 0
+
+    def __call__(self, text: str) -> int:
+        if text is not self._text:
+            self._text, self._size = text, utf8_size(text)
+        return self._size
+
+
+class _Count:
+    def __init__(self, size: _LastSize) -> None:
         self.documents = self.bytes = 0
+        self._size = size
 
     def add(self, documents: int, size: int) -> None:
         self.documents += documents
@@ -141,12 +160,12 @@ class _Count:
 
     def passing(self, documents: Iterable[T]) -> Iterator[T]:
         for document in documents:
-            self.add(1, len(document.text.encode()))
+            self.add(1, self._size(document.text))
             yield document
 
 
 class _Step:
-    def __init__(self) -> None:
-        self.documents_in, self.documents_out = _Count(), _Count()
+    def __init__(self, size: _LastSize) -> None:
+        self.documents_in, self.documents_out = _Count(size), _Count(size)
         self.dropped: Counter[str] = Counter()
         self.failed: Counter[str] = Counter()

@@ -20,6 +20,7 @@ from illada.config.sources import COLUMNS
 from pipelines.charset import decode
 from pipelines.code_files import code_language, not_written
 from pipelines.documents import SCHEMA, document_id
+from pipelines.funnel import utf8_size
 from pipelines.precedence import moment
 from pipelines.recorder import Recorder
 from pipelines.trees import TREES, address, read_files
@@ -91,7 +92,7 @@ class Reader(PipelineStep):
                 continue
             text, identity, url, when = (row.get(name) if (name := columns[key]) else None for key in COLUMNS)
             text = _storable(text) if isinstance(text, str) else ""
-            size = len(text.encode())
+            size = utf8_size(text)
             self._recorder.funnel.read(READ, size)
             url = _storable(str(url or ""))
             document = self._document(text, (text if identity is None else str(identity),), url, "text", _iso(when))
@@ -108,7 +109,7 @@ class Reader(PipelineStep):
             if isinstance(file, Damage):
                 self._lose(file)
                 continue
-            self._recorder.funnel.read(READ, len(file.text.encode()))
+            self._recorder.funnel.read(READ, utf8_size(file.text))
             document = self._document(file.text, (file.name, file.content), address(self._source, file.name), kind)
             reason = None if file.text.strip() else "empty"
             if kind == "code":
@@ -122,7 +123,7 @@ class Reader(PipelineStep):
     def _own(self) -> Iterator[Document]:
         """Documents in this project's own form, which acquisition made of code."""
         for row in self._parquet_rows(SCHEMA.names):
-            self._recorder.funnel.read(READ, len(row["text"].encode()))
+            self._recorder.funnel.read(READ, utf8_size(row["text"]))
             text, identity = row.pop("text"), row.pop("id")
             yield Document(text=text, id=identity, metadata={**row, "kind": "code"})
 

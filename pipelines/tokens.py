@@ -15,24 +15,26 @@ import numpy.typing as npt
 from datatrove.utils.text import PUNCTUATION_SET
 from datatrove.utils.word_tokenizers import WordTokenizer
 
+from pipelines.remembered import WORDS
 from pipelines.repetition_kernels import BASE, INVERSE, expand, measure
 from pipelines.startup import numba_alone
 from pipelines.words import ChunkTokenizer
 
 Ids = npt.NDArray[np.int32]
 ALPHABETIC, NOT_PUNCTUATION, STOP_WORD, SPACED = 1, 2, 4, 8
-_REMEMBERED = 100_000  # a language; chunks take about 300 bytes each
 
 
 class TokenTable:
-    """Numbers the words of one language. Numbers hold until the next text is encoded."""
+    """Numbers the words of one language. Numbers hold until the next text is encoded, in any language."""
 
     def __init__(self, tokenizer: WordTokenizer, stop_words: Collection[str] = ()) -> None:
         self.tokenizer, self._stop_words = tokenizer, frozenset(stop_words)
         numba_alone()
-        self._forget()
+        self.forget()
+        WORDS.join(self)
 
-    def _forget(self) -> None:
+    def forget(self) -> None:
+        """Begin anew. See `pipelines.remembered`."""
         self._chunks: dict[str, int] = {}
         self._bounds, self._words = _Array(np.int64), _Array(np.int32)
         self._bounds.extend([0])
@@ -46,8 +48,7 @@ class TokenTable:
         """The words of `text`. That of the same text once more is remembered."""
         if self._last is not None and self._last[0] == text:
             return self._last[1]
-        if len(self._chunks) + len(self._ids) > 2 * _REMEMBERED:
-            self._forget()
+        WORDS.make_room()
         tokenizer = self.tokenizer
         if isinstance(tokenizer, ChunkTokenizer) and not tokenizer.needs_whole(text):
             ids = self._encode_chunks(tokenizer, tokenizer.prepare(text).split())
@@ -65,6 +66,7 @@ class TokenTable:
             self._words.extend(self._number([word for words in cut for word in words]))
             self._chunks.update(zip(new, range(len(self._chunks), len(self._chunks) + len(new)), strict=True))
             self._bounds.extend(bounds)
+            WORDS.add(len(new), sum(map(len, new)))
             numbers = np.fromiter(map(self._chunks.__getitem__, chunks), np.int64, len(chunks))
         ids: Ids = expand(numbers, self._bounds.filled, self._words.filled)
         return ids
@@ -78,6 +80,7 @@ class TokenTable:
             starts = self._codes.size + np.cumsum(lengths) - lengths
             codes = np.frombuffer("".join(new).encode("utf-32-le", errors="surrogatepass"), np.uint32)
             self._codes.extend(codes)
+            WORDS.add(len(new), len(codes))
             self._lengths.extend(lengths)
             self._starts.extend(starts)
             measured = measure(self._codes.filled, starts, lengths, np.uint64(BASE), np.uint64(INVERSE))

@@ -6,6 +6,7 @@ sorted 64-bit hashes in a memory-mapped file. Two strings with one hash are expe
 
 from __future__ import annotations
 
+import functools
 import tarfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -14,8 +15,9 @@ from typing import IO, Self
 import numpy as np
 import numpy.typing as npt
 import xxhash
+from datatrove.data import Document
 from datatrove.pipeline.filters import URLFilter
-from datatrove.pipeline.filters.url_filter import get_list
+from datatrove.pipeline.filters.url_filter import get_list, normalize, normalizer
 from datatrove.utils._import_utils import ASSETS_PATH
 
 from illada.artifacts import Folder, atomic_path
@@ -24,6 +26,7 @@ from pipelines.shared import Reference, share
 _LISTS = ("domains", "urls")
 _ARCHIVE = "url_filterblacklistsv0_3_0.tar.gz"
 _BLOCK = 8 * 2**20
+_HOSTS = 4096  # that are remembered
 
 
 def share_block_lists(scratch: Path, work: Folder) -> list[Reference]:
@@ -85,10 +88,32 @@ class OfflineURLFilter(URLFilter):
 
     def __init__(self, lists: Sequence[Path]) -> None:
         super().__init__()
-        import tldextract
+        from tldextract import TLDExtract
+        from tldextract.remote import lenient_netloc
 
         self._lists: Sequence[Path] | None = lists
-        self.tldextractor = tldextract.TLDExtract(suffix_list_urls=(), cache_dir=None)
+        self.tldextractor = TLDExtract(suffix_list_urls=(), cache_dir=None)
+        self._host, self._split = lenient_netloc, functools.lru_cache(_HOSTS)(self.tldextractor)
+
+    def filter(self, document: Document) -> bool | tuple[bool, str]:
+        """The stock decision, with a host taken apart once and words looked up where stock goes through its lists."""
+        self.download_data()
+        url = document.metadata["url"]
+        host = self._split(self._host(url))
+        if host.top_domain_under_public_suffix in self.block_listed_domains:
+            return False, "domain"
+        if host.fqdn in self.block_listed_domains:
+            return False, "subdomain"
+        if url in self.block_listed_url:
+            return False, "url"
+        words = set(normalizer.split(url))
+        if not words.isdisjoint(self.banned_words):
+            return False, "hard_blacklisted"
+        if len(words & self.soft_banned_words) >= self.soft_word_threshold:
+            return False, "soft_blacklisted"
+        if next(self.banned_subwords_automaton.iter(normalize(url)), None):
+            return False, "blacklisted_subword"
+        return True
 
     def download_data(self) -> None:
         """Open the lists, once; nothing is downloaded."""

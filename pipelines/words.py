@@ -17,11 +17,10 @@ from typing import Any, cast
 from datatrove.utils.word_tokenizers import SpaCyTokenizer, WordTokenizer, load_word_tokenizer
 
 from pipelines.affixes import AffixSplitter
+from pipelines.remembered import WORDS
 from pipelines.startup import import_spacy, quick_checks
 
 _CHUNK = re.compile(r"\S+")
-_REMEMBERED = 200_000
-_REMEMBERED_CHARACTERS = 2**24
 _LONGEST = 2**16  # characters of a chunk that is looked at in one piece: spaCy takes 330 bytes for each
 _BREAKS_SPACY = "IS_ALPHA"  # spaCy raises on it, though not the first time; datatrove leaves it out when it does
 
@@ -61,8 +60,8 @@ class ChunkTokenizer(WordTokenizer):
         self._is_punctuation = self._nlp.vocab.lex_attr_getters[IS_PUNCT]
         self._nlp.vocab.lex_attr_getters = {IS_PUNCT: self._is_punctuation}
         self._words: dict[str, tuple[str, ...]] = {}
-        self._characters = 0  # of the chunks that are remembered
         self._sentences: dict[str, _Sentences] = {}
+        WORDS.join(self)
         self._whole = ahocorasick.Automaton()
         self.phrases = frozenset(phrase for phrase in self._spacy.rules if len(phrase.split()) > 1)
         for phrase in self.phrases:
@@ -130,13 +129,15 @@ class ChunkTokenizer(WordTokenizer):
         """Whether `text` has a special case that spans white space, so that its chunks do not tell its words."""
         return len(self._whole) > 0 and next(self._whole.iter(text), None) is not None
 
+    def forget(self) -> None:
+        """Begin anew. See `pipelines.remembered`."""
+        self._words.clear()
+        self._sentences.clear()
+
     def _learn(self, chunks: list[str]) -> None:
-        if len(self._words) > _REMEMBERED or self._characters > _REMEMBERED_CHARACTERS:
-            self._words.clear()
-            self._sentences.clear()
-            self._characters = 0
+        WORDS.make_room()
         new = list(set(chunks).difference(self._words))
-        self._characters += sum(map(len, new))
+        WORDS.add(len(new), sum(map(len, new)))
         self._words.update(zip(new, self.cut(new), strict=True))
 
     def cut(self, chunks: list[str]) -> list[tuple[str, ...]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import tarfile
 import zipfile
@@ -16,9 +17,12 @@ from datatrove.pipeline.filters import (
     FineWebQualityFilter,
     GopherQualityFilter,
     GopherRepetitionFilter,
+    URLFilter,
 )
 from datatrove.utils._import_utils import ASSETS_PATH
 from datatrove.utils.word_tokenizers import SpaCyTokenizer
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from text_bench import page, prose
 
 from illada.config import Curate, GopherQuality
@@ -214,10 +218,32 @@ def test_block_lists_are_built_once(lists: Path) -> None:
     assert before == {path: path.stat().st_mtime_ns for path in lists.iterdir()}
 
 
+PARTS = ["https://", "http://", "user@", "www.", "example.org", "co.uk", "127.0.0.1", "[::1]", ":80", "/", "?q=", "#",
+         "-", "_", "%20", "é", "sex", "porn", "anal", "teen", "girls", "xxx", "nude", "hot", "analysis"]  # fmt: skip
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.lists(st.sampled_from(PARTS), min_size=1, max_size=9), st.integers(0, 9))
+def test_urls_are_judged_as_by_the_stock_filter(lists: Path, parts: list[str], place: int) -> None:
+    ours = offline(lists)
+    for url in ("".join(parts), f"https://a.{some('domains')[place]}/{''.join(parts)}", some("urls")[place]):
+        assert ours.filter(document("", url=url)) == URLFilter.filter(ours, document("", url=url))
+
+
+@functools.cache
+def some(name: str) -> list[str]:
+    return list(listed(name, 10))
+
+
+@functools.cache
+def offline(lists: Path) -> OfflineURLFilter:
+    return OfflineURLFilter([lists / "domains.npy", lists / "urls.npy"])
+
+
 def test_urls_are_judged_offline(lists: Path) -> None:
     domain = next(line for line in listed("domains", 1000) if line.count(".") == 1)
     url = next(line for line in listed("urls", 1000) if "/" in line)
-    stock = OfflineURLFilter([lists / "domains.npy", lists / "urls.npy"])
+    stock = offline(lists)
     assert stock.filter(document("", url=f"https://{domain}/page")) == (False, "domain")
     assert stock.filter(document("", url=url)) == (False, "url") or "://" not in url
     for good in ("https://docs.debian-packages.invalid/git-doc/usr/share/doc/index.html", "https://example.org/"):

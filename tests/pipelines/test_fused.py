@@ -22,6 +22,7 @@ from illada.config import C4, Curate, FineWeb, GopherQuality, GopherRepetition
 from pipelines.filters import stock_filters
 from pipelines.fused import FusedQualityFilter
 from pipelines.languages import function_words, known_languages
+from pipelines.remembered import Remembered
 from pipelines.words import word_tokenizer
 
 
@@ -203,7 +204,7 @@ def test_words_that_join_alike_count_as_equal() -> None:
 
 
 def test_decisions_do_not_depend_on_texts_before(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("pipelines.tokens._REMEMBERED", 50)
+    monkeypatch.setattr("pipelines.tokens.WORDS", Remembered(entries=100, characters=10_000))
     small = FusedQualityFilter(FILTERS["en"], word_tokenizer("en"))
     for seed in range(60):
         assert_equal(FILTERS["en"], small, mixed(seed))

@@ -17,6 +17,8 @@ from hypothesis import strategies as st
 from text_bench import SENTENCES
 
 from pipelines import startup
+from pipelines.remembered import Remembered
+from pipelines.tokens import TokenTable
 from pipelines.words import ChunkTokenizer, word_tokenizer
 
 RIGHTS = Path(__file__).resolve().parents[2].parent / "shared" / "data" / "text" / "nltk_udhr2.zip"
@@ -91,13 +93,23 @@ def test_sentences_around_all_kinds_of_space(language: str, parts: list[tuple[st
     assert_equal(language, "  " + text)
 
 
-def test_memory_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("pipelines.words._REMEMBERED", 10)
-    ours = ChunkTokenizer(SpaCyTokenizer("en").tokenizer, SpaCyTokenizer("en"))
-    for start in range(0, 100, 5):
-        text = " ".join(f"w{number}." for number in range(start, start + 5))
-        assert ours.word_tokenize(text) == stock("en").word_tokenize(text)
-        assert len(ours._words) <= 20
+def test_memory_is_bounded_over_all_languages(monkeypatch: pytest.MonkeyPatch) -> None:
+    remembered = Remembered(entries=20, characters=400)
+    for module in ("words", "tokens"):
+        monkeypatch.setattr(f"pipelines.{module}.WORDS", remembered)
+    tokenizers = [ChunkTokenizer(SpaCyTokenizer(name).tokenizer, SpaCyTokenizer(name)) for name in ("en", "de")]
+    tables = [TokenTable(tokenizer) for tokenizer in tokenizers]
+    held = []
+    for start in range(0, 200, 5):
+        text = " ".join(f"w{number}{'x' * (number % 40)}." for number in range(start, start + 5))
+        for ours, table in zip(tokenizers, tables, strict=True):
+            words = stock(ours.language).word_tokenize(text)
+            assert ours.word_tokenize(text) == words
+            assert len(set(zip(words, table.encode(text).tolist(), strict=True))) == len(set(words))
+            caches = [*(own._words for own in tokenizers), *(d for own in tables for d in (own._chunks, own._ids))]
+            held.append((sum(map(len, caches)), sum(len(entry) for cache in caches for entry in cache)))
+    assert 20 < max(count for count, _ in held) <= 20 + 11  # a text of five chunks and six words comes on top
+    assert 400 < max(size for _, size in held) <= 400 + 2 * 5 * 45
 
 
 def test_the_word_that_spacy_cannot_take_twice() -> None:
@@ -137,7 +149,7 @@ def test_a_distribution_is_found_by_its_name() -> None:
 
 def test_a_chunk_that_no_language_has_is_cut_in_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("pipelines.words._LONGEST", 100)
-    monkeypatch.setattr("pipelines.words._REMEMBERED_CHARACTERS", 1000)
+    monkeypatch.setattr("pipelines.words.WORDS", Remembered(entries=1000, characters=1000))
     ours = ChunkTokenizer(SpaCyTokenizer("en").tokenizer, SpaCyTokenizer("en"))
     chunk = "don't,stop" * 95
     expected = [word for first in range(0, 950, 100) for word in stock("en").word_tokenize(chunk[first : first + 100])]
@@ -146,7 +158,7 @@ def test_a_chunk_that_no_language_has_is_cut_in_pieces(monkeypatch: pytest.Monke
 
 
 @settings(max_examples=400, deadline=None)
-@given(st.sampled_from(["en", "de", "fr", "ru", "hu", "tr"]), st.randoms(use_true_random=False))
+@given(st.sampled_from(["en", "de", "fr", "ru", "hu", "tr", "el", "id"]), st.randoms(use_true_random=False))
 def test_special_cases_among_affixes(language: str, draw: Random) -> None:
     ours = word_tokenizer(language)
     assert isinstance(ours, ChunkTokenizer)
