@@ -21,7 +21,7 @@ from illada.durable.database import open_database
 from pipelines.ledger import Ledger, mark
 
 ROOT = Path(__file__).resolve().parents[2]
-COUNT, PREPARED, KILLED_AFTER = 100_000, 94_000, 2_000
+COUNT, PREPARED, KILLED_AFTER = 100_000, 97_000, 1_000
 
 
 def prepare(folder: Path, first: int, last: int) -> None:

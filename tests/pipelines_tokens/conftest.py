@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -99,6 +99,17 @@ class Stages:
             return {}
 
         return self.run(name, build)
+
+
+@pytest.fixture(scope="package")
+def cluster() -> Iterator[None]:
+    """One processor's worth of Ray."""
+    import ray
+
+    ray.shutdown()  # another room's may still be up
+    ray.init(address="local", num_cpus=1, include_dashboard=False, object_store_memory=100 * 2**20)
+    yield
+    ray.shutdown()
 
 
 @pytest.fixture

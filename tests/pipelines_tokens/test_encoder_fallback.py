@@ -20,12 +20,11 @@ WORD = "fetch_78("
 
 
 @pytest.fixture(scope="module", autouse=True)
-def cluster() -> Iterator[None]:
-    ray.shutdown()  # another room's may still be up
-    ray.init(address="local", num_cpus=1, include_dashboard=False, object_store_memory=100 * 2**20)
-    ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])  # the workers below
+def by_value(cluster: None) -> Iterator[None]:
+    """Ray's processes cannot import the workers below."""
+    ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])
     yield
-    ray.shutdown()
+    ray.cloudpickle.unregister_pickle_by_value(sys.modules[__name__])
 
 
 class Faulty:

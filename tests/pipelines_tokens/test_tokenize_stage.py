@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
-import ray
 
 import pipelines.tokenize
 from illada.artifacts import Artifact, NoProgress, StageIdentity, StageInterrupted
@@ -19,14 +18,7 @@ from pipelines.sample import held_out
 from pipelines.tokenize import tokenize_documents
 
 CONFIG = Tokenize(shard_tokens=5000, held_out=0.1)
-
-
-@pytest.fixture(scope="module", autouse=True)
-def cluster() -> Iterator[None]:
-    ray.shutdown()  # another room's may still be up
-    ray.init(address="local", num_cpus=1, include_dashboard=False, object_store_memory=100 * 2**20)
-    yield
-    ray.shutdown()
+pytestmark = pytest.mark.usefixtures("cluster")
 
 
 def build(stages, documents: Artifact, tokenizer: Artifact, name: str = "tokenize", **options: object) -> Artifact:
@@ -39,7 +31,7 @@ def build(stages, documents: Artifact, tokenizer: Artifact, name: str = "tokeniz
 
 
 @pytest.fixture(scope="module")
-def tokens(shared, corpus: Artifact, tokenizer: Artifact) -> Artifact:
+def tokens(cluster: None, shared, corpus: Artifact, tokenizer: Artifact) -> Artifact:
     return build(shared, corpus, tokenizer)
 
 

@@ -7,9 +7,9 @@ from collections.abc import Iterator
 import pytest
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="package")
 def cluster() -> Iterator[None]:
-    """Two processors' worth of Ray."""
+    """Two processors' worth of Ray, for all files: it takes seconds to start."""
     import ray
 
     ray.shutdown()  # another room's may still be up
