@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import sqlite3
 import subprocess
@@ -14,6 +15,11 @@ from typing import Any
 
 import numpy as np
 import yaml
+
+STAGES = (
+    "acquire-prose", "acquire-code", "curate", "deduplicate", "tokenizer", "tokenize", "pretrain", "export-base",
+    "evaluate-base", "pairs", "sft", "export-sft", "evaluate-sft", "gates", "release",
+)  # fmt: skip
 
 _THINGS = """
 engineer reader system library village network server book harbour packet experiment bridge river language teacher
@@ -53,9 +59,12 @@ def write_corpus(path: Path, documents: int = 240) -> Path:
     return path
 
 
-def write_config(folder: Path, **changes: Any) -> Path:
-    """A configuration of the chain in `folder`, its placement there too; `changes` replace top-level sections."""
-    corpus = write_corpus(folder / "corpus.jsonl")
+def write_config(folder: Path, corpus: Path | None = None, **changes: Any) -> Path:
+    """A configuration of the chain in `folder`, its placement there too; `changes` replace top-level sections.
+
+    Runs of one `corpus` (one is written when there is none) share the stages they have in common.
+    """
+    corpus = corpus or write_corpus(folder / "corpus.jsonl")
     schedule = {"peak": 1e-2, "minimum": 1e-3, "warmup_steps": 2, "decay_fraction": 0.3}
     layout = {"tensor": 2, "pipeline": 1, "micro_batch": 4, "cpus_per_rank": 0.5, "checkpoint_steps": 4}
     config: dict[str, Any] = {
@@ -91,6 +100,12 @@ def write_config(folder: Path, **changes: Any) -> Path:
     path = folder / "tiny.yaml"
     path.write_text(yaml.safe_dump(config))
     return path
+
+
+def seed(store: Path, source: Path, before: str) -> None:
+    """Copy what comes before a stage from the store of another run of the same corpus."""
+    for stage in STAGES[: STAGES.index(before)]:
+        shutil.copytree(source / stage, store / stage)
 
 
 def command(*arguments: str | Path) -> list[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import subprocess
 import sys
 import urllib.request
@@ -17,6 +18,14 @@ if TYPE_CHECKING:
     import torch
 
     from illada.config import ModelConfig
+
+
+@pytest.fixture(scope="session", autouse=True)
+def no_waiting_for_the_disk() -> Iterator[None]:
+    """What a killed process has written stays; only a power cut could take it, and no test cuts the power."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("os.fsync", lambda _: None)
+        yield
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -46,6 +55,35 @@ def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> TinyModel:
     weights = {name: initial_tensor(config, name, seed=0) for name in hf_tensor_names(config)}
     export_model(weights, config, root / "tokenizer", root / "model")
     return TinyModel(config=config, weights=weights, tokenizer=root / "tokenizer", folder=root / "model")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TinyRun:
+    """A finished run of the tiny chain. `store` is what it published, for reading; `folder` is where the run lives on,
+    with its `tiny.yaml`, `runs.db` and a `store` of its own.
+    """
+
+    folder: Path
+    store: Path
+
+
+@pytest.fixture(scope="session")
+def tiny_corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The prose of the tiny chain: what runs have in common is published under one fingerprint."""
+    from chain import write_corpus
+
+    return write_corpus(tmp_path_factory.mktemp("corpus") / "corpus.jsonl")
+
+
+@pytest.fixture(scope="session")
+def tiny_run(tiny_corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> TinyRun:
+    """Nothing happened to it. It takes the better part of a minute."""
+    from chain import illada, write_config
+
+    folder = tmp_path_factory.mktemp("tiny-run")
+    illada("run", write_config(folder, tiny_corpus), database=folder / "runs.db")
+    shutil.copytree(folder / "store", folder / "kept")
+    return TinyRun(folder=folder, store=folder / "kept")
 
 
 _MOTO = """

@@ -6,7 +6,6 @@ import contextlib
 import os
 import secrets
 import shlex
-import shutil
 import signal
 import subprocess
 import sys
@@ -20,7 +19,7 @@ from typing import Any
 import psycopg
 import sqlalchemy as sa
 import yaml
-from chain import write_config
+from chain import seed, write_config
 from postgres_server import Server, private_server
 from ray_nodes import RayNodes, kill
 
@@ -31,21 +30,17 @@ from illada.durable.package import build_package
 HERE = Path(__file__).parent
 PASSWORD = "planted-database-password"
 OUTAGE_SECONDS = 30.0
-STAGES = (
-    "acquire-prose", "acquire-code", "curate", "deduplicate", "tokenizer", "tokenize", "pretrain", "export-base",
-    "evaluate-base", "pairs", "sft", "export-sft", "evaluate-sft", "gates", "release",
-)  # fmt: skip
 FAULTS = ("driver", "supervisor", "worker", "head", "database")
 
 
 class Bench:
     """What the tests of this folder work on. `config` is the tiny chain; runs differ in id and store only."""
 
-    def __init__(self, nodes: RayNodes, server: Server, folder: Path) -> None:
+    def __init__(self, nodes: RayNodes, server: Server, folder: Path, corpus: Path) -> None:
         self.nodes = nodes
         self.server = server
         self.folder = folder
-        self.config = write_config(folder)
+        self.config = write_config(folder, corpus)
         open_database(server.url.replace("postgres@", f"postgres:{PASSWORD}@")).dispose()  # which makes its tables
         self._mending = threading.Thread()
         self._mending.start()
@@ -72,8 +67,7 @@ class Bench:
 
     def seed(self, run: str, store: Path) -> None:
         """Give a run what comes before training, from another run's store, which stays as it is."""
-        for stage in STAGES[: STAGES.index("pretrain")]:
-            shutil.copytree(store / stage, self.store(run) / stage)
+        seed(self.store(run), store, before="pretrain")
 
     def arguments(self, run: str) -> list[str]:
         """`submit` of the tiny chain under an id."""
@@ -245,12 +239,12 @@ def alive(pid: int) -> bool:
 
 
 @contextlib.contextmanager
-def bench() -> Iterator[Bench]:
-    """A bench on machines of its own, as far as loopback goes."""
+def bench(corpus: Path) -> Iterator[Bench]:
+    """A bench on machines of its own, as far as loopback goes; its runs are of `corpus`."""
     with tempfile.TemporaryDirectory(prefix="illada-cluster-") as folder, private_server(PASSWORD) as server:
         nodes = RayNodes({"PGPASSWORD": PASSWORD})
         try:
             nodes.start()
-            yield Bench(nodes, server, Path(folder))
+            yield Bench(nodes, server, Path(folder), corpus)
         finally:
             nodes.stop()

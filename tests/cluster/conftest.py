@@ -4,9 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 from bench import Bench, bench
+from chain import seed
+
+if TYPE_CHECKING:
+    from conftest import TinyRun
 
 HERE = Path(__file__).parent
 
@@ -17,9 +22,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 @pytest.fixture(scope="session")
-def running_cluster() -> Iterator[Bench]:
+def running_cluster(tiny_corpus: Path) -> Iterator[Bench]:
     """A head, two workers and a PostgreSQL."""
-    with bench() as made:
+    import ray
+
+    ray.shutdown()  # another room's may still be up
+    with bench(tiny_corpus) as made:
         yield made
 
 
@@ -32,8 +40,9 @@ def cluster(running_cluster: Bench, monkeypatch: pytest.MonkeyPatch) -> Bench:
 
 
 @pytest.fixture(scope="session")
-def uninterrupted(running_cluster: Bench) -> Path:
-    """The store of a run that nothing happened to."""
+def uninterrupted(running_cluster: Bench, tiny_run: TinyRun) -> Path:
+    """The store of a run that nothing happened to: most of it was built on this machine alone."""
+    seed(running_cluster.store("quiet"), tiny_run.store, before="evaluate-sft")
     done = running_cluster.illada(*running_cluster.arguments("quiet"), "--wait")
     assert done.returncode == 0, done.stderr + running_cluster.log("quiet")
     return running_cluster.store("quiet")

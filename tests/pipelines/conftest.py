@@ -19,6 +19,7 @@ def cluster() -> Iterator[None]:
     """Two processors' worth of Ray."""
     import ray
 
+    ray.shutdown()  # another room's may still be up
     ray.init(address="local", num_cpus=2, include_dashboard=False, object_store_memory=100 * 2**20, log_to_driver=False)
     yield
     ray.shutdown()

@@ -1,25 +1,22 @@
-"""Killed equals uninterrupted: `kill -9` of the driver in every stage, then `illada resume`, gives the same bytes."""
+"""A finished run goes on: forked, built again from a stage on, changed, and found damaged. The cluster's tests kill."""
 
 from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
-from chain import illada, published, stage_states, write_config
+from chain import STAGES, illada, published, stage_states
 
-STAGES = (
-    "acquire-prose", "acquire-code", "curate", "deduplicate", "tokenizer", "tokenize", "pretrain", "export-base",
-    "evaluate-base", "pairs", "sft", "export-sft", "evaluate-sft", "gates", "release",
-)  # fmt: skip
+if TYPE_CHECKING:
+    from conftest import TinyRun
 
 
-@pytest.fixture(scope="module")
-def uninterrupted(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with a finished run."""
-    folder = tmp_path_factory.mktemp("uninterrupted")
-    illada("run", write_config(folder), database=folder / "runs.db")
-    return folder
+@pytest.fixture
+def uninterrupted(tiny_run: TinyRun) -> Path:
+    """The finished run's folder: what these tests do to it stays, other files' tests read the copy of its store."""
+    return tiny_run.folder
 
 
 @pytest.mark.faults
@@ -52,7 +49,7 @@ def test_fork_and_rebuild(uninterrupted: Path) -> None:
 @pytest.mark.faults
 @pytest.mark.timeout(600)
 def test_identity(uninterrupted: Path) -> None:
-    """No work for the same configuration or other placement; a changed threshold rebuilds from its stage on."""
+    """No work for the same configuration or other placement; a changed setting rebuilds from its stage on."""
     database = uninterrupted / "runs.db"
     config = uninterrupted / "tiny.yaml"
     before = set((uninterrupted / "store").glob("*/*/record.json"))
@@ -67,11 +64,11 @@ def test_identity(uninterrupted: Path) -> None:
     assert "min_doc_words: 50 -> 60" in done.stderr
     assert "--run-id" in done.stderr
 
-    changed = ["--set", "data.curate.gopher_quality.min_doc_words=60", "--run-id", "other", "--json"]
+    changed = ["--set", "data.pairs.max_characters=150", "--run-id", "other", "--json"]
     summary = json.loads(illada("run", config, *changed, database=database).stdout)
     assert summary["state"] == "finished"
     states = stage_states(database, "other")
-    assert {stage for stage, state in states.items() if state == "reused"} == {"acquire-prose", "acquire-code"}
+    assert {stage for stage, state in states.items() if state == "reused"} == set(STAGES[: STAGES.index("pairs")])
 
     content = bytearray(victim.read_bytes())
     content[len(content) // 2] ^= 1

@@ -8,11 +8,15 @@ import signal
 import subprocess
 import time
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
-from chain import command, illada, published, stage_states, start_and_kill_in, write_config
+from chain import command, illada, published, stage_states, start_and_kill_in
 
 from illada.artifacts import Folder, Store
+
+if TYPE_CHECKING:
+    from conftest import TinyRun
 
 _TIMED = ("metrics.jsonl", "events.jsonl")
 
@@ -52,13 +56,10 @@ def kill_after_a_checkpoint(root: Folder, database: Path) -> None:
 
 @pytest.mark.slow
 @pytest.mark.timeout(1500)
-def test_killed_on_an_object_store_equals_uninterrupted_on_files(s3_url: str, tmp_path: Path) -> None:
-    files, objects = tmp_path / "files", tmp_path / "objects"
-    for folder in (files, objects):
-        folder.mkdir()
-    config = write_config(files)
-    illada("run", config, database=files / "runs.db")
-
+def test_killed_on_an_object_store_equals_uninterrupted_on_files(
+    s3_url: str, tmp_path: Path, tiny_run: TinyRun
+) -> None:
+    config, objects = tiny_run.folder / "tiny.yaml", tmp_path
     database = objects / "runs.db"
     place = ["--set", f"placement.store={s3_url}/store", "--set", f"placement.output={objects}"]
     start_and_kill_in("curate", ["run", config, *place], database)
@@ -66,12 +67,12 @@ def test_killed_on_an_object_store_equals_uninterrupted_on_files(s3_url: str, tm
     summary = json.loads(illada("resume", "tiny", "--json", database=database).stdout)
     assert set(stage_states(database).values()) <= {"done", "reused"}
     store = Store(f"{s3_url}/store")
-    expected, got = published(files / "store"), published_in(store)
+    expected, got = published(tiny_run.store), published_in(store)
     assert got.keys() == expected.keys()
     for stage in expected:
         assert got[stage] == expected[stage], stage
     for stage in ("pretrain", "sft"):
-        assert losses(store, stage) == losses(Store(files / "store"), stage)
+        assert losses(store, stage) == losses(Store(tiny_run.store), stage)
     events = store.open("pretrain", got["pretrain"]["fingerprint"]).path("events.jsonl").read_text().splitlines()
     starts = [row.get("resumed_from") for row in map(json.loads, events) if row["event"] == "start"]
     assert starts[-1] is not None, "went on from a checkpoint"

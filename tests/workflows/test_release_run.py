@@ -9,9 +9,10 @@ import signal
 import subprocess
 import time
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
-from chain import command, illada, published, stage_states, start_and_kill_in, write_config
+from chain import command, illada, published, seed, stage_states, start_and_kill_in, write_config
 
 from illada.config import dump_config
 from illada.durable.database import open_database
@@ -19,14 +20,18 @@ from illada.durable.runs import RunRegistry
 from illada.release.verify import verify
 from workflows.registry import load_workflow
 
+if TYPE_CHECKING:
+    from conftest import TinyRun
+
 MADE = ("checkpoint", "export-base", "evaluate-base", "gates", "release")
 
 
 @pytest.fixture(scope="module")
-def killed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def killed(tmp_path_factory: pytest.TempPathFactory, tiny_corpus: Path, tiny_run: TinyRun) -> Path:
     """A folder with a run that was killed in pretraining, after its first checkpoints."""
     folder = tmp_path_factory.mktemp("killed")
-    config = write_config(folder)
+    config = write_config(folder, tiny_corpus)
+    seed(folder / "store", tiny_run.store, before="pretrain")
     environment = {**os.environ, "ILLADA_DATABASE": f"sqlite:///{folder / 'runs.db'}"}
     changes = (
         "pretrain.steps=4000",
@@ -96,10 +101,10 @@ def test_killed_and_resumed_is_the_same_release(killed: Path) -> None:
 
 @pytest.mark.slow
 @pytest.mark.timeout(600)
-def test_a_gate_ends_the_run_and_a_waiver_lets_it_go_on(killed: Path) -> None:
+def test_a_gate_ends_the_run_and_a_waiver_lets_it_go_on(killed: Path, tiny_corpus: Path) -> None:
     """The benchmark is the corpus itself: all of it is found."""
     database, step = killed / "runs.db", newest(killed)
-    benchmark = f"[{{name: own, paths: ['{killed / 'corpus.jsonl'}'], columns: [text]}}]"
+    benchmark = f"[{{name: own, paths: ['{tiny_corpus}'], columns: [text]}}]"
     start = ["release", "tiny", "--step", step, "--run-id", "gated", "--set", f"decontaminate.benchmarks={benchmark}"]
     refused = illada(*start, "--set", "release.waivers={licences: a test}", database=database, check=False)
     assert refused.returncode == 1
