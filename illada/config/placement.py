@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from pydantic import Field
+from typing import Self
+
+from pydantic import Field, model_validator
 
 from illada.config.base import Config
 
@@ -19,15 +21,20 @@ class DataPlacement(Config):
 
 
 class TrainPlacement(Config):
-    """Ranks of a training stage = tensor x pipeline x data; `micro_batch` windows go through a rank at a time.
+    """Ranks of a training stage = tensor x context x pipeline x data; `micro_batch` windows go through at a time.
 
-    `max_failures` is how often lost ranks are started again without a new checkpoint in between. A rank that tells
-    nothing, or whose loop does not move, for `hang_seconds` counts as lost: a step, and writing a checkpoint, have to
-    take less, what comes before the first step need not. None leaves it to the communication library's half hour.
+    `tensor` divides matrices, and between them the tokens of a window; `context` divides the tokens everywhere, so that
+    long windows fit. A rank has `virtual` pipeline stages, taken in turns, which makes the pipeline's bubble as many
+    times smaller. `max_failures` is how often lost ranks are started again without a new checkpoint in between. A rank
+    that tells nothing, or whose loop does not move, for `hang_seconds` counts as lost: a step, and writing a
+    checkpoint, have to take less, what comes before the first step need not. None leaves it to the communication
+    library's half hour.
     """
 
     tensor: int = Field(default=1, gt=0)
+    context: int = Field(default=1, gt=0)
     pipeline: int = Field(default=1, gt=0)
+    virtual: int = Field(default=1, gt=0)
     data: int = Field(default=1, gt=0)
     micro_batch: int = Field(default=1, gt=0)
     cpus_per_rank: float = Field(default=1.0, gt=0)
@@ -37,10 +44,21 @@ class TrainPlacement(Config):
     max_failures: int = Field(default=3, ge=0)
     hang_seconds: float | None = Field(default=900.0, ge=2)
 
+    @model_validator(mode="after")
+    def _a_pipeline(self) -> Self:
+        if self.virtual > 1 and self.pipeline == 1:
+            raise ValueError(f"virtual {self.virtual} needs a pipeline: it is stages of each of its ranks")
+        return self
+
+    @property
+    def layout(self) -> dict[str, int]:
+        """How the model and its batches are divided."""
+        return {name: getattr(self, name) for name in ("tensor", "context", "pipeline", "virtual", "data")}
+
     @property
     def ranks(self) -> int:
         """Number of training processes."""
-        return self.tensor * self.pipeline * self.data
+        return self.tensor * self.context * self.pipeline * self.data
 
 
 class Placement(Config):

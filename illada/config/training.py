@@ -8,6 +8,9 @@ from pydantic import Field, SerializerFunctionWrapHandler, model_serializer, mod
 
 from illada.config.base import Config
 
+RESPONSE_STEP = 64
+"""Rows of conversations are as long as a multiple of this, or as a window."""
+
 
 class Responses(Config):
     """LLaDA's fine-tuning (arXiv 2502.09992, 2.3): a conversation a row, only its response masked, EOS to fill up.

@@ -12,7 +12,7 @@ from illada.config.evaluation import Evaluate, Generate
 from illada.config.model import ModelConfig
 from illada.config.placement import Placement, TrainPlacement
 from illada.config.release import Release
-from illada.config.training import Training
+from illada.config.training import RESPONSE_STEP, Training
 
 
 class RunConfig(Config):
@@ -93,10 +93,25 @@ def _check_layout(stage: str, training: Training, placement: TrainPlacement, mod
     ):
         if count % tensor:
             raise ValueError(f"placement.{stage}.tensor {tensor} does not divide {what} {count}")
-    if model.layers % pipeline:
-        raise ValueError(f"placement.{stage}.pipeline {pipeline} does not divide model.layers {model.layers}")
+    stages = pipeline * placement.virtual
+    if model.layers % stages:
+        what = f"pipeline {pipeline}" + (f" x virtual {placement.virtual}" if placement.virtual > 1 else "")
+        raise ValueError(f"placement.{stage}.{what} does not divide model.layers {model.layers}")
+    lengths = {f"{stage}.window": training.window}
+    if training.objective.responses is not None:
+        lengths["conversations, whose length is a multiple of"] = RESPONSE_STEP
+    for what, length in lengths.items():
+        if length % (tensor * placement.context):
+            raise ValueError(
+                f"placement.{stage}.tensor {tensor} x context {placement.context} does not divide {what} {length}"
+            )
     per_step = placement.data * placement.micro_batch
     ramp = [(f"batch_ramp: {part.batch}", part.batch) for part in training.batch_ramp]
     for what, batch in (("global_batch " + str(training.global_batch), training.global_batch), *ramp):
         if batch % per_step:
             raise ValueError(f"{stage}.{what} is not a multiple of placement.{stage}.data x micro_batch = {per_step}")
+        if placement.virtual > 1 and batch // per_step % pipeline:
+            raise ValueError(
+                f"{stage}.{what} gives {batch // per_step} micro-batches a step: with placement.{stage}.virtual they "
+                f"have to be a multiple of pipeline {pipeline}"
+            )

@@ -21,13 +21,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from illada.config import Objective
+from illada.config.training import RESPONSE_STEP
 from illada.data.batch_sizes import BatchSizes
 from illada.data.conversations import Conversations
 from illada.data.loader import Batch, Loader
 from illada.data.noise import uniforms
 from illada.data.tokenizer import EOS_ID
-
-_ROUND = 64  # a batch's arrays are as long as its longest row, rounded up to this
 
 
 class ConversationLoader(Loader):
@@ -79,7 +78,7 @@ class ConversationLoader(Loader):
 
         mine = slice(first - low, first - low + count)
         epochs, indices, prompts, ends, filled = (part[mine] for part in (epochs, indices, prompts, ends, filled))
-        width = min(-(-int(filled.max()) // _ROUND) * _ROUND, self.windows.length)
+        width = min(-(-int(filled.max()) // RESPONSE_STEP) * RESPONSE_STEP, self.windows.length)
         tokens = np.full((count, width), EOS_ID, dtype=np.int64)
         for row, index, end in zip(tokens, indices.tolist(), ends.tolist(), strict=True):
             row[:end] = self.conversations[index][:end]

@@ -1,22 +1,30 @@
 """Bidirectional attention within segments, with rotary positions that restart at each segment.
 
-A window holds one segment, or two when it was cut at random (iLLaDA, arXiv 2606.25331: variable-length attention and
-random length). Segments attend within themselves only. Nothing of size window x window is ever made: on CUDA one
+A window holds one or more segments: two when it was cut at random (iLLaDA, arXiv 2606.25331: variable-length attention
+and random length). Segments attend within themselves only. Nothing of size window x window is ever made: on CUDA one
 variable-length flash call takes all segments of a batch; elsewhere whole rows go through one batched SDPA call and
 cut rows segment by segment.
+
+Under context parallelism a rank has an equal slice of every window. Its queries attend to the keys and values of the
+whole window, which all ranks of the group gather (Llama 3, arXiv 2407.21783, 3.3.2): with grouped queries these are
+small, and as nothing is causal all slices of a segment cost the same. Positions are those of the window.
 
 Rotary positions (arXiv 2104.09864) use the rotate-half convention of Llama, in float32. They are applied here and not
 by Megatron because Megatron's positions run over the window.
 
-Shapes: s window, b rows, h query heads, g key/value heads (both of this tensor-parallel rank), d head width.
+Shapes: w window, s this rank's slice of it, b rows, h query heads, g key/value heads (both of this tensor-parallel
+rank), d head width, m boundaries of a row.
 """
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import torch
+from megatron.core.process_groups_config import ProcessGroupCollection
+from megatron.core.tensor_parallel.mappings import gather_from_sequence_parallel_region
 from megatron.core.transformer.module import MegatronModule
 from megatron.core.transformer.transformer_config import TransformerConfig
 from torch import Tensor
@@ -27,6 +35,33 @@ try:
 except ImportError:  # torch before 2.10: segments go through SDPA on CUDA too
     varlen_attn = None  # type: ignore[assignment]
 
+Span = tuple[int, int, int, int]
+"""First and end of a segment's queries in this rank's slice, first and end of its keys in the window."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Packed:
+    """Ends of all segments in row-major order, int32 [b (m - 1) + 1]; some may be empty.
+
+    Attributes:
+        query, key: of queries among those of this rank, and of keys.
+        slice, window: tokens of a row.
+    """
+
+    query: Tensor
+    key: Tensor
+    slice: int
+    window: int
+
+    @classmethod
+    def of(cls, boundaries: Tensor, window: int, first: int, end: int) -> Packed:
+        """Those of rows laid one after another, of which this rank has the queries `first` to `end`."""
+        ends = boundaries[:, 1:].int()
+        rows = torch.arange(len(ends), device=ends.device, dtype=torch.int32)[:, None]
+        query, key = ends.clamp(first, end) - first + rows * (end - first), ends + rows * window
+        pad = torch.nn.functional.pad
+        return cls(query=pad(query.flatten(), (1, 0)), key=pad(key.flatten(), (1, 0)), slice=end - first, window=window)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Segments:
@@ -36,42 +71,56 @@ class Segments:
     `qkv_format` is "thd").
 
     Attributes:
-        splits: [b] end of each row's first segment; equal to the window where the row is one segment.
+        spans: [b] segments of each row that have queries in this rank's slice; empty where `packed` is used.
         cos, sin: float32 [s, b, 1, d / 2], of position within the segment.
-        cumulative: int32 [2 b + 1] ends of all segments in row-major order (some may be empty); None on the CPU.
+        packed: None on the CPU.
     """
 
     qkv_format: ClassVar[str] = "sbhd"
 
-    splits: tuple[int, ...]
+    spans: tuple[tuple[Span, ...], ...]
     cos: Tensor
     sin: Tensor
-    cumulative: Tensor | None
+    packed: Packed | None
 
     @classmethod
-    def of(cls, boundaries: Tensor, length: int, head_dim: int, theta: float, dtype: torch.dtype) -> Segments:
-        """Read `boundaries` int32 [b, 3] = (0, split, length) per row; `dtype` is the one attention will run in."""
+    def of(
+        cls,
+        boundaries: Tensor,
+        length: int,
+        head_dim: int,
+        theta: float,
+        dtype: torch.dtype,
+        place: tuple[int, int] = (0, 1),
+    ) -> Segments:
+        """Read `boundaries` int32 [b, m]: 0, then the ends of a row's segments, the last one `length` and repeated.
+
+        `length` is the window's, `dtype` the one attention will run in, `place` rank and size of the context group.
+        """
         rows, device = boundaries.shape[0], boundaries.device
-        assert boundaries.shape == (rows, 3), f"boundaries must be [rows, 3], got {tuple(boundaries.shape)}"
-        steps = torch.arange(length, device=device)
-        split = boundaries[:, 1:2]
-        position = torch.where(steps < split, steps, steps - split)
+        assert boundaries.dim() == 2, f"boundaries must be [rows, m], got {tuple(boundaries.shape)}"
+        rank, size = place
+        first, end = length * rank // size, length * (rank + 1) // size
+        steps = torch.arange(first, end, device=device, dtype=torch.int32)
+        segment = torch.searchsorted(boundaries[:, 1:].contiguous(), steps.expand(rows, -1).contiguous(), right=True)
+        position = steps - boundaries.gather(1, segment)
         frequency = theta ** (-torch.arange(0, head_dim, 2, device=device, dtype=torch.float32) / head_dim)
         angle = position.t()[:, :, None, None].float() * frequency
         fused = varlen_attn is not None and boundaries.is_cuda and dtype in (torch.bfloat16, torch.float16)
         return cls(
-            splits=() if fused else tuple(boundaries[:, 1].tolist()),
+            spans=() if fused else spans(boundaries, length, first, end),
             cos=angle.cos(),
             sin=angle.sin(),
-            cumulative=cumulative_lengths(boundaries, length) if fused else None,
+            packed=Packed.of(boundaries, length, first, end) if fused else None,
         )
 
 
 class SegmentAttention(MegatronModule):
     """Core attention for Megatron's layer spec: rotates queries and keys, then attends within segments."""
 
-    def __init__(self, config: TransformerConfig, **_: Any) -> None:
+    def __init__(self, config: TransformerConfig, *, pg_collection: ProcessGroupCollection, **_: Any) -> None:
         super().__init__(config=config)
+        self._context = pg_collection.cp
 
     def forward(
         self, query: Tensor, key: Tensor, value: Tensor, attention_mask: None, *, packed_seq_params: Segments, **_: Any
@@ -79,9 +128,12 @@ class SegmentAttention(MegatronModule):
         """query [s, b, h, d], key and value [s, b, g, d] -> [s, b, h * d]."""
         segments = packed_seq_params
         query, key = rotate(query, segments), rotate(key, segments)
-        if segments.cumulative is not None:
-            return attend_packed(query, key, value, segments.cumulative)
-        return attend(query, key, value, segments.splits)
+        if self._context.size() > 1:  # one gather; its backward pass adds up the gradients of all ranks' queries
+            both = gather_from_sequence_parallel_region(torch.cat((key, value), dim=-1), group=self._context)
+            key, value = both.chunk(2, dim=-1)
+        if segments.packed is not None:
+            return attend_packed(query, key, value, segments.packed)
+        return attend(query, key, value, segments.spans)
 
 
 def rotate(x: Tensor, segments: Segments) -> Tensor:
@@ -91,42 +143,51 @@ def rotate(x: Tensor, segments: Segments) -> Tensor:
     return torch.cat((first * cos - second * sin, second * cos + first * sin), dim=-1).type_as(x)
 
 
-def attend(query: Tensor, key: Tensor, value: Tensor, splits: tuple[int, ...]) -> Tensor:
-    """Attention by SDPA: uncut rows in one call, cut rows one call a segment. Shapes as `SegmentAttention.forward`."""
-    length, rows = query.shape[:2]
-    assert len(splits) == rows and all(0 < split <= length for split in splits), f"bad splits {splits} of {length}"
-    operands = [x.permute(1, 2, 0, 3) for x in (query, key, value)]  # [b, heads, s, d]
-    whole = [row for row, split in enumerate(splits) if split == length]
-    cut = [row for row, split in enumerate(splits) if split < length]
-    if not cut:
-        return _merge_heads(_sdpa(*operands))
-    outputs = [_sdpa(*(x[whole] for x in operands))] if whole else []
+def spans(boundaries: Tensor, length: int, first: int, end: int) -> tuple[tuple[Span, ...], ...]:
+    """The segments of each row of `boundaries`, see `Segments.of`, that have queries among `first` to `end`."""
+    found = []
+    for ends in boundaries[:, 1:].tolist():
+        row = [0, *ends]
+        assert row[-1] == length and row == sorted(row), f"bad boundaries {row} of {length}"
+        found.append(
+            tuple(
+                (max(start, first) - first, min(stop, end) - first, start, stop)
+                for start, stop in itertools.pairwise(row)
+                if max(start, first) < min(stop, end)
+            )
+        )
+    return tuple(found)
+
+
+def attend(query: Tensor, key: Tensor, value: Tensor, spans: tuple[tuple[Span, ...], ...]) -> Tensor:
+    """Attention by SDPA: uncut rows in one call, cut rows one call a segment.
+
+    query [s, b, h, d], key and value [w, b, g, d] -> [s, b, h * d].
+    """
+    rows, whole = query.shape[1], ((0, len(query), 0, len(key)),)
+    q, k, v = (x.permute(1, 2, 0, 3) for x in (query, key, value))  # [b, heads, s or w, d]
+    uncut = [row for row, parts in enumerate(spans) if parts == whole]
+    if len(uncut) == rows:
+        return _merge_heads(_sdpa(q, k, v))
+    cut = [row for row, parts in enumerate(spans) if parts != whole]
+    outputs = [_sdpa(q[uncut], k[uncut], v[uncut])] if uncut else []
     for row in cut:
-        pieces = [
-            _sdpa(*(x[row : row + 1, :, start:end] for x in operands))
-            for start, end in ((0, splits[row]), (splits[row], length))
-        ]
+        one = slice(row, row + 1)
+        pieces = [_sdpa(q[one, :, a:b], k[one, :, c:d], v[one, :, c:d]) for a, b, c, d in spans[row]]
         outputs.append(torch.cat(pieces, dim=2))
     order = torch.empty(rows, dtype=torch.int64, device=query.device)
-    order[torch.tensor(whole + cut, device=query.device)] = torch.arange(rows, device=query.device)
+    order[torch.tensor(uncut + cut, device=query.device)] = torch.arange(rows, device=query.device)
     return _merge_heads(torch.cat(outputs).index_select(0, order))
 
 
-def attend_packed(query: Tensor, key: Tensor, value: Tensor, cumulative: Tensor) -> Tensor:
-    """Attention by one variable-length flash call. Shapes as `SegmentAttention.forward`."""
+def attend_packed(query: Tensor, key: Tensor, value: Tensor, packed: Packed) -> Tensor:
+    """Attention by one variable-length flash call. Shapes as `attend`."""
     length, rows = query.shape[:2]
-    q, k, v = (x.transpose(0, 1).reshape(rows * length, *x.shape[2:]) for x in (query, key, value))
+    q, k, v = (x.transpose(0, 1).reshape(-1, *x.shape[2:]) for x in (query, key, value))
     gqa = query.shape[2] != key.shape[2]
-    output = varlen_attn(q, k, v, cumulative, cumulative, length, length, enable_gqa=gqa)
+    output = varlen_attn(q, k, v, packed.query, packed.key, packed.slice, packed.window, enable_gqa=gqa)
     assert isinstance(output, Tensor)  # and not a pair: no log-sum-exp was asked for
     return output.view(rows, length, -1).transpose(0, 1).contiguous()
-
-
-def cumulative_lengths(boundaries: Tensor, length: int) -> Tensor:
-    """Boundaries int32 [b, 3] -> int32 [2 b + 1]: 0, then the end of every segment, rows laid one after another."""
-    offsets = torch.arange(boundaries.shape[0], device=boundaries.device, dtype=torch.int32) * length
-    ends = (boundaries[:, 1:].int() + offsets[:, None]).flatten()
-    return torch.nn.functional.pad(ends, (1, 0))
 
 
 def _sdpa(query: Tensor, key: Tensor, value: Tensor) -> Tensor:

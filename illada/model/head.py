@@ -4,7 +4,7 @@ At 155,136 embedding rows the logits of one 8,192-token window take 5 GB in floa
 positions at a time; the backward pass computes them again from the hidden states (as in Liger, arXiv 2410.10989, and
 Cut Cross-Entropy, arXiv 2411.09009), except those of the last chunk, whose probabilities are kept: what fits in one
 chunk is computed once. Under tensor parallelism each rank holds a slice of the vocabulary and ranks exchange three
-numbers a position (Megatron-LM, arXiv 1909.08053).
+numbers a position (Megatron-LM, arXiv 1909.08053); each has the gradient of its slice alone.
 
 Shapes: n positions, h hidden width, v embedding rows of this rank.
 """
@@ -26,7 +26,8 @@ def chunked_cross_entropy(
     """Cross-entropy of `hidden @ weight.T` against `targets`, in nats, float32 [n].
 
     Args:
-        hidden: [n, h], the same on every rank of `group`; so is its gradient.
+        hidden: [n, h], the same on every rank of `group`; its gradient is what this rank's slice adds to it, for what
+            made `hidden` out of the ranks' parts (a gather) to sum.
         weight: [v, h], this rank's slice of the output embedding.
         targets: int64 [n] ids in the whole vocabulary.
         group: tensor-parallel ranks, in vocabulary order.
@@ -45,7 +46,6 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
         owned = (local >= 0) & (local < weight.shape[0])
         local = local.clamp(0, weight.shape[0] - 1)
         ctx.chunks = _chunks(hidden.shape[0], max(1, chunk_logits // weight.shape[0]))
-        ctx.group = group
         ctx.last = None
         log_total = hidden.new_empty(hidden.shape[0], dtype=torch.float32)
         of_target = torch.empty_like(log_total)
@@ -77,7 +77,7 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
             chunk = chunk.mul_(gradient[part, None]).to(weight.dtype)
             grad_hidden[part] = chunk @ weight
             grad_weight += chunk.t() @ hidden[part]
-        return _reduced(grad_hidden, ctx.group, ReduceOp.SUM), grad_weight.to(weight.dtype), None, None, None
+        return grad_hidden, grad_weight.to(weight.dtype), None, None, None
 
 
 def _chunks(positions: int, rows: int) -> list[slice]:

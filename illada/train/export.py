@@ -43,7 +43,7 @@ def _export(stored: Stored, model: ModelConfig) -> dict[str, torch.Tensor]:
 
     with _group_of_one():
         module = build_module(model, dtype=torch.float32)
-        load_weights(stored, module)
+        load_weights(stored, [module])
         return {name: tensor.cpu() for name, tensor in hf_weights(module, model).items()}
 
 

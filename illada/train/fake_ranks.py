@@ -102,20 +102,21 @@ def _check_whole(model: ModelConfig, training: Training, placement: TrainPlaceme
     from megatron.core.dist_checkpointing.validation import determine_global_metadata, validate_sharding_integrity
     from torch._subclasses.fake_tensor import FakeTensorMode
 
-    from illada.model.megatron import build_module
+    from illada.model.megatron import build_modules
     from illada.model.weights import hf_tensor_names
     from illada.train.parallel import DTYPES
     from illada.train.state import model_state
 
-    placement = placement.model_copy(update={"data": 1})
+    placement = placement.model_copy(update={"data": 1, "context": 1})
     held = dict.fromkeys(hf_tensor_names(model), 0)
     checkpoint = []
     for rank in range(placement.ranks):
         with _rank(rank, placement), FakeTensorMode():
-            module = build_module(model, dtype=DTYPES[training.dtype])
-            for name, elements in _parts(module, model):
-                held[name] += elements
-            state = model_state(module)
+            modules = build_modules(model, dtype=DTYPES[training.dtype])
+            for module in modules:
+                for name, elements in _parts(module, model):
+                    held[name] += elements
+            state = model_state(modules)
             apply_factories(state)
             checkpoint.append(determine_global_metadata(state)[0])
     for name, shape in hf_tensor_names(model).items():
@@ -157,22 +158,24 @@ def _measure(stage: int, model: ModelConfig, training: Training, placement: Trai
     """Build the first rank of a stage as the trainer does and run a step of it."""
     from torch._subclasses.fake_tensor import FakeTensorMode
 
-    from illada.model.megatron import build_module
+    from illada.model.megatron import build_modules
     from illada.train.fake import AsOnCuda, Live, Saved
     from illada.train.parallel import DTYPES, wrap
 
-    with _rank(stage * placement.tensor * placement.data, placement), FakeTensorMode(), Live() as live:
-        module = build_module(model, dtype=DTYPES[training.dtype])
-        wrapped = wrap(module, training)
+    with _rank(stage * (placement.ranks // placement.pipeline), placement), FakeTensorMode(), Live() as live:
+        modules = build_modules(model, dtype=DTYPES[training.dtype])
+        wrapped = wrap(modules, training)
+        buffers = [buffer for chunk in wrapped.ddp for buffer in chunk.buffers]
+        parameters = [parameter for module in modules for parameter in module.parameters()]
         held = {
-            "parameters": sum(parameter.numel() for parameter in module.parameters()),
-            "weights": sum(buffer.param_data.untyped_storage().nbytes() for buffer in wrapped.ddp.buffers),
-            "gradients": sum(buffer.grad_data.untyped_storage().nbytes() for buffer in wrapped.ddp.buffers),
+            "parameters": sum(parameter.numel() for parameter in parameters),
+            "weights": sum(buffer.param_data.untyped_storage().nbytes() for buffer in buffers),
+            "gradients": sum(buffer.grad_data.untyped_storage().nbytes() for buffer in buffers),
         }
         wrapped.optimizer.init_state_fn(wrapped.optimizer.optimizer, wrapped.optimizer.config)
         before = live.peak = live.bytes
-        saved = Saved(module.parameters())
-        with AsOnCuda(training.window), saved, wrapped.ddp.no_sync():
+        saved = Saved(parameters)
+        with AsOnCuda(training.window), saved:
             _step(wrapped, training, placement)
         return BuiltRank(
             pipeline_stage=stage,
@@ -192,20 +195,22 @@ def _step(wrapped: Wrapped, training: Training, placement: TrainPlacement) -> No
 
     rows, window = placement.micro_batch, training.window
     in_a_step = training.global_batch // (placement.data * rows)
-    wrapped.module.config.finalize_model_grads_func = None  # it reduces gradients, in place
+    wrapped.modules[0].config.finalize_model_grads_func = None  # it reduces gradients, in place
+    part = window // placement.context
+    fill = placement.pipeline + 1 if placement.virtual == 1 else 2 * placement.pipeline
 
     def forward(_: object, module: torch.nn.Module) -> tuple[torch.Tensor, Any]:
-        tokens = torch.zeros(rows, window, dtype=torch.int64)
+        tokens = torch.zeros(rows, part, dtype=torch.int64)
         boundaries = torch.zeros(rows, 3, dtype=torch.int32)
-        output = module(tokens, boundaries, tokens.clone(), torch.ones(rows, window, dtype=torch.bool))
-        weight = torch.ones(rows * window)
+        output = module(tokens, boundaries, tokens.clone(), torch.ones(rows, part, dtype=torch.bool))
+        weight = torch.ones(rows * part)
         return output, lambda cross_entropy: (weighted_loss(cross_entropy, weight, rows * window), {})
 
     get_forward_backward_func()(
         forward_step_func=forward,
-        data_iterator=iter(()),
-        model=[wrapped.ddp],
-        num_microbatches=min(in_a_step, placement.pipeline + 1),
+        data_iterator=[iter(()) for _ in wrapped.ddp],
+        model=wrapped.ddp,
+        num_microbatches=min(in_a_step, fill),
         seq_length=window,
         micro_batch_size=rows,
         decoder_seq_length=window,

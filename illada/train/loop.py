@@ -17,7 +17,7 @@ import torch.distributed as dist
 
 from illada.artifacts import ArtifactError, Fence, scratch_folder
 from illada.data.loader import Loader
-from illada.model.megatron import build_module
+from illada.model.megatron import build_modules
 from illada.model.weights import initial_tensor, load_hf_weights
 from illada.train import checkpoint, decay, state
 from illada.train.errors import DivergedError, RankError
@@ -71,7 +71,7 @@ def _run(
         job=job, loader=loader, wrapped=wrapped, horizon=horizon, history=history, stop=stop, watch=watch, pulse=pulse
     )
     if first:
-        layout = {name: getattr(job.placement, name) for name in ("tensor", "pipeline", "data", "micro_batch")}
+        layout = {**job.placement.layout, "micro_batch": job.placement.micro_batch}
         resumed = {"resumed_from": found.stored.name} if found.stored else {}
         append_event(
             job.work, "start", step=found.step, total_steps=horizon.total_steps, epoch=job.epoch, **layout, **resumed
@@ -116,12 +116,12 @@ def _find(job: Job, planned: decay.Horizon) -> tuple[checkpoint.Latest, decay.Ho
 
 def _build(job: Job, loader: Loader, found: checkpoint.Latest) -> Wrapped:
     """Module and optimizer, from the checkpoint found, another stage's weights, or initial ones."""
-    module = build_module(job.model, dtype=DTYPES[job.training.dtype])
+    modules = build_modules(job.model, dtype=DTYPES[job.training.dtype])
     if found.stored is not None:
         loader.check(found.stored.manifest["loader"])
-        wrapped = wrap(module, job.training)
+        wrapped = wrap(modules, job.training)
         try:
-            state.load(found.stored, module, wrapped.optimizer)
+            state.load(found.stored, modules, wrapped.optimizer)
         except ArtifactError as error:  # found on the way from an object store: the one before may be good
             checkpoint.reject(job.work, found.stored.name, str(error))
             append_event(job.work, "fallback", step=found.step, reason=str(error))
@@ -130,10 +130,11 @@ def _build(job: Job, loader: Loader, found: checkpoint.Latest) -> Wrapped:
     if job.initial is not None:
         initial = checkpoint.Stored.at(job.initial)
         checkpoint.require_model(initial, job.model)
-        state.load_weights(initial, module)
+        state.load_weights(initial, modules)
     else:
-        load_hf_weights(module, job.model, lambda name: initial_tensor(job.model, name, job.training.seed))
-    return wrap(module, job.training)
+        for module in modules:
+            load_hf_weights(module, job.model, lambda name: initial_tensor(job.model, name, job.training.seed))
+    return wrap(modules, job.training)
 
 
 def _record_skip(job: Job, loader: Loader, row: Mapping[str, Any], history: History) -> None:
@@ -160,11 +161,11 @@ def _save(
         "loader": loader.state(step),
         "model": job.model.identity(),
         "dtype": job.training.dtype,
-        "layout": {"tensor": job.placement.tensor, "pipeline": job.placement.pipeline, "data": job.placement.data},
+        "layout": job.placement.layout,
         "epoch": job.epoch,
     }
     keep = job.placement.keep_checkpoints
-    saved = state.save(job.work, scratch, wrapped.module, wrapped.optimizer, manifest, keep)
+    saved = state.save(job.work, scratch, wrapped.modules, wrapped.optimizer, manifest, keep)
     if saved is not None:
         seconds = time.perf_counter() - started
         append_event(job.work, "checkpoint", step=step, seconds=seconds, bytes=saved.size)

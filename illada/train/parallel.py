@@ -1,14 +1,16 @@
 """The model of one rank inside Megatron's data-parallel wrapper and distributed optimizer.
 
 The optimizer is Megatron's distributed one (ZeRO-1: optimizer state divided over data-parallel ranks), under every
-layout and also on gloo, so that all checkpoints have one form. It is AdamW with decoupled weight decay; as Megatron
-does by default, biases and one-dimensional parameters (here: the norms) are not decayed, embeddings are. With bfloat16,
-weights and activations are bfloat16 while gradients, main weights and moments are float32.
+layout and also on gloo, so that all checkpoints have one form. With context parallelism the ranks that share a window
+reduce gradients, and divide the state, as if they had windows of their own. Gradients are reduced bucket by bucket
+while the backward pass of the last micro-batch goes on. It is AdamW with decoupled weight decay; as Megatron does by
+default, biases and one-dimensional parameters (here: the norms) are not decayed, embeddings are. With bfloat16, weights
+and activations are bfloat16 while gradients, main weights and moments are float32.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -33,16 +35,28 @@ def initialise_groups(placement: TrainPlacement) -> None:
     ranks = torch.distributed.get_world_size()
     if ranks != placement.ranks:
         raise ValueError(f"the layout has {placement.ranks} ranks, but {ranks} were started")
-    parallel_state.initialize_model_parallel(placement.tensor, placement.pipeline, create_gloo_process_groups=False)
+    parallel_state.initialize_model_parallel(
+        placement.tensor,
+        placement.pipeline,
+        placement.virtual if placement.virtual > 1 else None,
+        context_parallel_size=placement.context,
+        create_gloo_process_groups=False,
+    )
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Wrapped:
-    """A module ready to train: the module itself, its data-parallel wrapper, its optimizer."""
+    """A rank ready to train: the module of each virtual pipeline stage, their data-parallel wrappers, one optimizer."""
 
-    module: DiffusionGPT
-    ddp: DistributedDataParallel
+    modules: Sequence[DiffusionGPT]
+    ddp: list[DistributedDataParallel]
     optimizer: DistributedOptimizer
+
+    def zero_gradients(self) -> None:
+        """Before a step."""
+        for chunk in self.ddp:
+            chunk.zero_grad_buffer()
+        self.optimizer.zero_grad()
 
     def set_rates(self, lr: float, weight_decay: float) -> None:
         """Learning rate and weight decay of the next update."""
@@ -51,20 +65,24 @@ class Wrapped:
             group["weight_decay"] = weight_decay * group["wd_mult"]
 
     def before_reduction(self, act: Callable[[], None]) -> None:
-        """Have `act` called in every step when this rank's gradients are complete, before they are reduced."""
+        """Have `act` called in every step when this rank's gradients are complete, before it waits for others'."""
 
         def finalize(*arguments: Any, **options: Any) -> None:
             act()
             finalize_model_grads(*arguments, **options)
 
-        self.module.config.finalize_model_grads_func = finalize
+        self.modules[0].config.finalize_model_grads_func = finalize
 
 
-def wrap(module: DiffusionGPT, training: Training) -> Wrapped:
-    """Gradient buffers and optimizer for `module`, whose weights become the optimizer's main weights."""
-    module.config.finalize_model_grads_func = finalize_model_grads
-    reduce = DistributedDataParallelConfig(use_distributed_optimizer=True, grad_reduce_in_fp32=True)
-    ddp = DistributedDataParallel(module.config, reduce, module)
+def wrap(modules: Sequence[DiffusionGPT], training: Training) -> Wrapped:
+    """Gradient buffers and optimizer for a rank's modules, whose weights become the optimizer's main weights."""
+    shared = modules[0].config
+    shared.finalize_model_grads_func = finalize_model_grads
+    reduce = DistributedDataParallelConfig(
+        use_distributed_optimizer=True, grad_reduce_in_fp32=True, overlap_grad_reduce=True
+    )
+    ddp = [DistributedDataParallel(shared, reduce, module) for module in modules]
+    shared.no_sync_func = ddp[0].no_sync if len(ddp) == 1 else [chunk.no_sync for chunk in ddp]
     settings = training.optimizer
     config = OptimizerConfig(
         optimizer="adam",
@@ -78,6 +96,6 @@ def wrap(module: DiffusionGPT, training: Training) -> Wrapped:
         bf16=training.dtype == "bfloat16",
         params_dtype=DTYPES[training.dtype],
     )
-    chain = get_megatron_optimizer(config, [ddp], use_gloo_process_groups=False)
+    chain = get_megatron_optimizer(config, ddp, use_gloo_process_groups=False)
     (optimizer,) = chain.chained_optimizers  # one, as there are no experts
-    return Wrapped(module=module, ddp=ddp, optimizer=optimizer)
+    return Wrapped(modules=modules, ddp=ddp, optimizer=optimizer)

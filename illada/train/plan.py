@@ -154,7 +154,7 @@ def _training(
         days_with_failures=None
         if days is None or checkpoint.lost_fraction >= 1
         else days / (1 - checkpoint.lost_fraction),
-        pipeline_bubble=(placement.pipeline - 1) / (micro_batches + placement.pipeline - 1),
+        pipeline_bubble=(placement.pipeline - 1) / (micro_batches * placement.virtual + placement.pipeline - 1),
         memory_per_rank=_by_part(memory),
         checkpoint=checkpoint,
     )
@@ -212,7 +212,7 @@ def _assumptions(config: WorkflowConfig, corpus: float) -> list[str]:
         f"text: {BYTES_PER_TOKEN:g} bytes a token, Parquet with zstd at {TEXT_COMPRESSION:g} of it; the sources and "
         "what `curate` keeps before deduplication come on top",
         "every pretraining token is seen once: shards hold as many as are trained on",
-        "memory: no recomputation, no sequence parallelism; CUDA context and communication buffers come on top",
+        "memory: no recomputation; CUDA context and communication buffers come on top",
     ]
     if config.sft.epochs is not None:
         pairs = config.data.pairs
@@ -236,13 +236,14 @@ def _warnings(stage: str, placement: TrainPlacement, made: TrainingPlan, cluster
     if need > have:
         found.append(
             f"{stage}: does not fit: {need:.1f} GB a rank, a device has {have:g} GB; raise {key}.tensor, "
-            f"{key}.pipeline or {key}.data, or lower {key}.micro_batch"
+            f"{key}.context, {key}.pipeline or {key}.data, or lower {key}.micro_batch"
         )
     elif need > _FULL * have:
         found.append(f"{stage}: {need:.1f} GB a rank leaves little of {have:g} GB for CUDA and communication buffers")
     if made.pipeline_bubble > _BUBBLE:
         found.append(
-            f"{stage}: {made.pipeline_bubble:.0%} of the time is pipeline bubble; more micro-batches a step shrink it"
+            f"{stage}: {made.pipeline_bubble:.0%} of the time is pipeline bubble; more micro-batches a step shrink it, "
+            f"or more virtual stages ({key}.virtual)"
         )
     if made.steps is None:
         found.append(f"{stage}: its length depends on the data, so there are no totals")

@@ -8,7 +8,7 @@ closed here: it asserts on an optimizer that has not stepped, and loses the upda
 from __future__ import annotations
 
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -40,7 +40,7 @@ class Saved:
 def save(
     work: Folder,
     scratch: Path,
-    module: DiffusionGPT,
+    modules: Sequence[DiffusionGPT],
     optimizer: DistributedOptimizer,
     manifest: Mapping[str, Any],
     keep: int,
@@ -57,7 +57,7 @@ def save(
     shared: list[Any] = [begin(work, int(manifest["step"]), scratch).name if first else None]
     dist.broadcast_object_list(shared)
     draft = join(work, shared[0], scratch)
-    state = {"model": model_state(module)}
+    state = {"model": model_state(modules)}
     state["optimizer"] = optimizer.sharded_state_dict(state["model"], metadata=_RESHARDABLE)
     dist_checkpointing.save(state, str(draft.path), SaveShards())
     mine = draft.path / tensor_file(dist.get_rank())
@@ -74,20 +74,20 @@ def save(
     return saved
 
 
-def load_weights(stored: Stored, module: DiffusionGPT) -> None:
-    """Fill the module, of any layout and type, from the weights of a checkpoint; call before wrapping the module."""
-    _fill(module, _load({"model": model_state(module)}, stored))
+def load_weights(stored: Stored, modules: Sequence[DiffusionGPT]) -> None:
+    """Fill a rank's modules, of any layout and type, from the weights of a checkpoint; call before wrapping them."""
+    _fill(modules, _load({"model": model_state(modules)}, stored))
 
 
-def load(stored: Stored, module: DiffusionGPT, optimizer: DistributedOptimizer) -> None:
-    """Fill module and optimizer from a checkpoint saved under any layout."""
+def load(stored: Stored, modules: Sequence[DiffusionGPT], optimizer: DistributedOptimizer) -> None:
+    """Fill a rank's modules and its optimizer from a checkpoint saved under any layout."""
     inner = optimizer.optimizer
     optimizer.init_state_fn(inner, optimizer.config)
     _set_updates(inner, 0.0)
-    wanted = {"model": model_state(module)}
+    wanted = {"model": model_state(modules)}
     wanted["optimizer"] = optimizer.sharded_state_dict(wanted["model"], is_loading=True, metadata=_RESHARDABLE)
     loaded = _load(wanted, stored)
-    _fill(module, loaded)
+    _fill(modules, loaded)
     state = loaded["optimizer"]
     updates = {group["step"] for group in state["optimizer"]["param_groups"]}
     parameters = state.pop("param_state")
@@ -105,16 +105,19 @@ def _load(wanted: dict[str, Any], stored: Stored) -> dict[str, Any]:
     return loaded
 
 
-def model_state(module: DiffusionGPT) -> dict[str, Any]:
-    """Sharded weights by name, without the empty placeholders that Megatron keeps for other layer implementations."""
-    state = module.sharded_state_dict()
-    return {name: value for name, value in state.items() if not name.endswith("_extra_state")}
+def model_state(modules: Sequence[DiffusionGPT]) -> dict[str, Any]:
+    """Sharded weights by module and name, without the empty placeholders Megatron keeps for other layer classes."""
+    return {
+        str(number): {name: value for name, value in state.items() if not name.endswith("_extra_state")}
+        for number, state in enumerate(module.sharded_state_dict() for module in modules)
+    }
 
 
-def _fill(module: DiffusionGPT, loaded: Mapping[str, Any]) -> None:
-    missing, unexpected = module.load_state_dict(loaded["model"], strict=False)
-    wrong = [name for name in missing if not name.endswith("_extra_state")] + list(unexpected)
-    assert not wrong, f"names in the sharded state and in the module differ: {wrong}"
+def _fill(modules: Sequence[DiffusionGPT], loaded: Mapping[str, Any]) -> None:
+    for number, module in enumerate(modules):
+        missing, unexpected = module.load_state_dict(loaded["model"][str(number)], strict=False)
+        wrong = [name for name in missing if not name.endswith("_extra_state")] + list(unexpected)
+        assert not wrong, f"names in the sharded state and in the module differ: {wrong}"
 
 
 def _set_updates(inner: torch.optim.Optimizer, updates: float) -> None:

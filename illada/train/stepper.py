@@ -24,6 +24,7 @@ from illada.artifacts import check_fence
 from illada.data.loader import Batch, Loader
 from illada.data.tokenizer import MASK_ID
 from illada.diffusion.masked import corrupt, weighted_loss
+from illada.model.megatron import context_slice
 from illada.train import decay
 from illada.train.errors import RanksStoppedError
 from illada.train.events import append_event
@@ -40,7 +41,10 @@ from illada.train.sums import StepSums
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class _MicroBatch:
-    """Tensors of one micro-batch; b windows of s tokens, `first` a row of the rank's. See `Batch`."""
+    """Tensors of one micro-batch; s tokens, those of this context-parallel rank, of b windows. See `Batch`.
+
+    `first` is a row of the rank's, and `boundaries` are of whole windows.
+    """
 
     tokens: Tensor
     mask: Tensor
@@ -79,8 +83,7 @@ class Stepper:
         lr = learning_rate(training.schedule, step, self.horizon.total_steps, self.horizon.decay_steps)
         optimizer = self.wrapped.optimizer
         self.wrapped.set_rates(lr, training.optimizer.weight_decay)
-        self.wrapped.ddp.zero_grad_buffer()
-        optimizer.zero_grad()
+        self.wrapped.zero_gradients()
         wanted = self.watch.wanted(step, self.horizon) if self.watch else (0, 0)
         sums = self._gradients(batch, wanted)
         stopping, over, reason = sums.signals.tolist()
@@ -126,8 +129,9 @@ class Stepper:
 
         `wanted` is rank 0's, and zeros on the others.
         """
-        size, window = self.job.placement.micro_batch, self.job.training.window
-        sums = StepSums.zeros(len(batch.tokens) * self.job.placement.data, device())
+        placement, window = self.job.placement, self.job.training.window
+        size, part = placement.micro_batch, window // placement.context
+        sums = StepSums.zeros(len(batch.tokens) * placement.data, device())
         first = parallel_state.get_data_parallel_rank() * len(batch.tokens)
         counted = parallel_state.get_tensor_model_parallel_rank() == 0
 
@@ -138,7 +142,7 @@ class Stepper:
 
             def loss(cross_entropy: Tensor) -> tuple[Tensor, dict[str, Any]]:
                 if counted:
-                    add_micro_batch(sums.figures, cross_entropy, micro.weight, micro.level, micro.mask, window)
+                    add_micro_batch(sums.figures, cross_entropy, micro.weight, micro.level, micro.mask, part)
                     sums.add_windows(first + micro.first, cross_entropy, micro.weight, micro.mask)
                 return weighted_loss(cross_entropy, micro.weight[micro.mask], positions), {}
 
@@ -146,8 +150,8 @@ class Stepper:
 
         get_forward_backward_func()(
             forward_step_func=forward,
-            data_iterator=_micro_batches(batch, size),
-            model=[self.wrapped.ddp],
+            data_iterator=[_micro_batches(batch, size) for _ in self.wrapped.ddp],
+            model=self.wrapped.ddp,
             num_microbatches=len(batch.tokens) // size,
             seq_length=batch.tokens.shape[1],
             micro_batch_size=size,
@@ -161,12 +165,14 @@ class Stepper:
 
 
 def _micro_batches(batch: Batch, size: int) -> Iterator[_MicroBatch]:
+    mine = context_slice(batch.tokens.shape[1])
     for first in range(0, len(batch.tokens), size):
         rows = slice(first, first + size)
         yield _MicroBatch(
             **{
-                name: torch.from_numpy(getattr(batch, name)[rows]).to(device())
-                for name in ("tokens", "mask", "weight", "level", "boundaries")
+                name: torch.from_numpy(getattr(batch, name)[rows, mine]).to(device())
+                for name in ("tokens", "mask", "weight", "level")
             },
+            boundaries=torch.from_numpy(batch.boundaries[rows]).to(device()),
             first=first,
         )

@@ -271,6 +271,19 @@ LAYOUT = "placement.pretrain"
         (changed(placement__pretrain={"pipeline": 3}), f"{LAYOUT}.pipeline 3 does not divide model.layers 4"),
         (changed(placement__sft={"pipeline": 3}), r"placement.sft.pipeline 3 does not divide model.layers 4"),
         (
+            changed(placement__sft={"pipeline": 2, "virtual": 4}),
+            "placement.sft.pipeline 2 x virtual 4 does not divide model.layers 4",
+        ),
+        (changed(placement__pretrain={"virtual": 2}), f"{LAYOUT}: virtual 2 needs a pipeline"),
+        (
+            changed(placement__pretrain={"pipeline": 2, "virtual": 2, "micro_batch": 8}),
+            "pretrain.global_batch 8 gives 1 micro-batches a step: .* a multiple of pipeline 2",
+        ),
+        (
+            changed(placement__pretrain={"tensor": 2, "context": 3}),
+            f"{LAYOUT}.tensor 2 x context 3 does not divide pretrain.window",
+        ),
+        (
             changed(placement__pretrain={"data": 2, "micro_batch": 3}),
             "pretrain.global_batch 8 is not a multiple of placement.pretrain.data x micro_batch = 6",
         ),

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 import torch.multiprocessing as torch_multiprocessing
-from model_reference import batch, config
+from model_reference import batch, config, perturbed
 from torch import Tensor
 
 from illada.config import ModelConfig
@@ -25,24 +25,41 @@ PRELOAD = ["megatron.core", "megatron.core.pipeline_parallel.schedules", "illada
 
 @dataclass(frozen=True, kw_only=True)
 class Step:
-    """What the ranks of a layout saw together."""
+    """What the ranks of a layout saw together; `losses` [b, s] are zero where nothing is masked.
+
+    `perturbed` are the logits of other tokens in some segments, see `model_reference.perturbed`.
+    """
 
     losses: Tensor
     logits: Tensor
+    perturbed: Tensor
     gradients: dict[str, Tensor]
     gradient_norm: float
 
 
-def run_layout(folder: Path, tensor: int, pipeline: int, **changes: object) -> Step:
-    """Forward and backward of `batch()` in two micro-batches under tensor x pipeline ranks."""
+@dataclass(frozen=True, kw_only=True)
+class Layout:
+    """Ranks of each kind of parallelism."""
+
+    tensor: int = 1
+    pipeline: int = 1
+    virtual: int = 1
+    context: int = 1
+
+    @property
+    def ranks(self) -> int:
+        return self.tensor * self.pipeline * self.context
+
+
+def run_layout(folder: Path, layout: Layout, **changes: object) -> Step:
+    """Forward and backward of `batch()` in two micro-batches under a layout."""
     multiprocessing.get_context("forkserver").set_forkserver_preload(PRELOAD)
-    arguments = (tensor, pipeline, folder, config(**changes))
-    ranks = tensor * pipeline
-    torch_multiprocessing.start_processes(_rank, arguments, nprocs=ranks, start_method="forkserver")
-    return _gather([torch.load(folder / f"{rank}.pt", weights_only=True) for rank in range(ranks)])
+    arguments = (layout, folder, config(**changes))
+    torch_multiprocessing.start_processes(_rank, arguments, nprocs=layout.ranks, start_method="forkserver")
+    return _gather([torch.load(folder / f"{rank}.pt", weights_only=True) for rank in range(layout.ranks)])
 
 
-def _rank(rank: int, tensor: int, pipeline: int, folder: Path, model: ModelConfig) -> None:
+def _rank(rank: int, layout: Layout, folder: Path, model: ModelConfig) -> None:
     from megatron.core import parallel_state
 
     from illada.model import head, megatron
@@ -51,45 +68,76 @@ def _rank(rank: int, tensor: int, pipeline: int, folder: Path, model: ModelConfi
 
     torch.set_num_threads(1)
     install_cpu_shim()
-    dist.init_process_group("gloo", init_method=f"file://{folder / 'store'}", rank=rank, world_size=tensor * pipeline)
-    parallel_state.initialize_model_parallel(tensor, pipeline)
+    dist.init_process_group("gloo", init_method=f"file://{folder / 'store'}", rank=rank, world_size=layout.ranks)
+    parallel_state.initialize_model_parallel(
+        layout.tensor,
+        layout.pipeline,
+        layout.virtual if layout.virtual > 1 else None,
+        context_parallel_size=layout.context,
+    )
     # chunks of five positions, so that every rank makes the same collective calls several times
-    chunk_logits = 5 * model.vocab_size // tensor
+    chunk_logits = 5 * model.vocab_size // layout.tensor
     megatron.chunked_cross_entropy = functools.partial(head.chunked_cross_entropy, chunk_logits=chunk_logits)
-    module = megatron.build_module(model, dtype=torch.float32)
-    load_hf_weights(module, model, lambda name: initial_tensor(model, name, seed=0))
+    modules = megatron.build_modules(model, dtype=torch.float32)
+    for module in modules:
+        load_hf_weights(module, model, lambda name: initial_tensor(model, name, seed=0))
+    tokens = batch()[0]
+    losses, logits = _run(modules, tokens, predict=True), _run(modules, tokens, predict=False)
+    other = _run(modules, perturbed(tokens), predict=False)
+    norm = _reduce_gradients(modules)
+    gradients = []
+    for module in modules:
+        for name, view, dim in hf_views(module, model, lambda parameter: parameter.grad):
+            flat = view.reshape(-1, view.shape[-1]) if view.dim() > 1 else view
+            gradients.append((name, flat.contiguous(), -1 if dim is None else dim))
     found = {
-        "losses": _run(module, predict=True),
-        "logits": _run(module, predict=False),
-        "gradients": [],
+        "losses": losses,
+        "logits": logits,
+        "perturbed": other,
+        "gradients": gradients,
+        "norm": norm,
         "stage": parallel_state.get_pipeline_model_parallel_rank(),
+        "tensor": parallel_state.get_tensor_model_parallel_rank(),
+        "context": parallel_state.get_context_parallel_rank(),
     }
-    _join_tied(module)
-    found["norm"] = _gradient_norm(module)
-    for name, view, dim in hf_views(module, model, lambda parameter: parameter.grad):
-        flat = view.reshape(-1, view.shape[-1]) if view.dim() > 1 else view
-        found["gradients"].append((name, flat.contiguous(), -1 if dim is None else dim))
     torch.save(found, folder / f"{rank}.pt")
     dist.barrier()
     dist.destroy_process_group()
 
 
-def _run(module: torch.nn.Module, predict: bool) -> Tensor:
-    """Losses (with gradients) or logits through Megatron's own schedule; empty but on the last stage."""
+def _run(modules: list[torch.nn.Module], tokens: Tensor, predict: bool) -> Tensor:
+    """Losses (with gradients) or logits through Megatron's own schedule, [b, s, ...]; nothing but on the last stage.
+
+    What is not masked, or is in the slice of another context-parallel rank, is zero.
+    """
+    from megatron.core import parallel_state
     from megatron.core.pipeline_parallel.schedules import get_forward_backward_func
 
-    tokens, boundaries, clean, mask = batch()
+    from illada.model.megatron import context_slice
+
+    _, boundaries, clean, mask = batch()
+    mine = context_slice(tokens.shape[1])
 
     def step(halves: Iterator[slice], part: torch.nn.Module) -> Any:
         half = next(halves)
-        wanted = (clean[half], mask[half]) if predict else ()
-        return part(tokens[half], boundaries[half], *wanted), lambda x: (2 * x.sum(), x.detach())
+        wanted = (clean[half, mine], mask[half, mine]) if predict else ()
+
+        def result(x: Tensor) -> tuple[Tensor, Tensor]:
+            whole = torch.zeros(2, tokens.shape[1], *x.shape[1 if predict else 2 :])
+            if predict:
+                whole[:, mine][mask[half, mine]] = x.detach()
+            else:
+                whole[:, mine] = x.detach()
+            # by which Megatron divides, and multiplies, each loss
+            return x.sum() * 2 / parallel_state.get_context_parallel_world_size(), whole
+
+        return part(tokens[half, mine], boundaries[half], *wanted), result
 
     results = get_forward_backward_func()(
         forward_step_func=step,
-        data_iterator=iter([slice(0, 2), slice(2, 4)]),
-        model=[module],
-        num_microbatches=2,  # by which Megatron divides each loss: hence the 2 above
+        data_iterator=[iter([slice(0, 2), slice(2, 4)]) for _ in modules],
+        model=modules,
+        num_microbatches=2,
         seq_length=tokens.shape[1],
         micro_batch_size=2,
         forward_only=not predict,
@@ -97,29 +145,26 @@ def _run(module: torch.nn.Module, predict: bool) -> Tensor:
     return torch.cat(results) if results else torch.empty(0)
 
 
-def _join_tied(module: torch.nn.Module) -> None:
-    """What Megatron's `finalize_model_grads` does for the two ends of a tied embedding; checks they began equal."""
+def _reduce_gradients(modules: list[torch.nn.Module]) -> float:
+    """What Megatron's `finalize_model_grads` does, and its norm of the gradient; checks that tied weights are equal."""
     from megatron.core import parallel_state
+    from megatron.core.optimizer.clip_grads import get_grad_norm_fp32
+    from megatron.core.tensor_parallel.layers import param_is_not_tensor_parallel_duplicate
+    from megatron.core.transformer.module import param_is_not_shared
 
-    for parameter in module.parameters():
+    counted = []
+    for parameter in (parameter for module in modules for parameter in module.parameters()):
+        dist.all_reduce(parameter.grad, group=parallel_state.get_context_parallel_group())
+        if getattr(parameter, "sequence_parallel", False):
+            dist.all_reduce(parameter.grad, group=parallel_state.get_tensor_model_parallel_group())
         if getattr(parameter, "shared_embedding", False):
             group = parallel_state.get_embedding_group()
             both = [torch.empty_like(parameter) for _ in range(2)]
             dist.all_gather(both, parameter.detach(), group=group)
             assert torch.equal(*both), "tied weights must be equal at both ends of the pipeline"
             dist.all_reduce(parameter.grad, group=group)
-
-
-def _gradient_norm(module: torch.nn.Module) -> float:
-    """Megatron's own, as its optimizers take it before clipping."""
-    from megatron.core import parallel_state
-    from megatron.core.optimizer.clip_grads import get_grad_norm_fp32
-    from megatron.core.tensor_parallel.layers import param_is_not_tensor_parallel_duplicate
-    from megatron.core.transformer.module import param_is_not_shared
-
-    counted = [
-        p.grad for p in module.parameters() if param_is_not_shared(p) and param_is_not_tensor_parallel_duplicate(p)
-    ]
+        if param_is_not_shared(parameter) and param_is_not_tensor_parallel_duplicate(parameter):
+            counted.append(parameter.grad)
     return float(get_grad_norm_fp32(counted, grad_stats_parallel_group=parallel_state.get_model_parallel_group()))
 
 
@@ -128,7 +173,7 @@ def _gather(ranks: list[dict[str, Any]]) -> Step:
     shards: dict[str, dict[int, list[Tensor]]] = {}
     dims: dict[str, int] = {}
     for rank in ranks:
-        for name, gradient, dim in rank["gradients"]:
+        for name, gradient, dim in rank["gradients"] if rank["context"] == 0 else ():
             shards.setdefault(name, {}).setdefault(rank["stage"], []).append(gradient)
             dims[name] = dim
     gradients = {}
@@ -140,6 +185,12 @@ def _gather(ranks: list[dict[str, Any]]) -> Step:
             whole.append(parts[0] if dims[name] < 0 else torch.cat(parts, dims[name]))
         assert all(torch.equal(each, whole[0]) for each in whole), f"{name}: stages disagree"
         gradients[name] = whole[0]
-    last = ranks[-1]
+    last = [rank for rank in ranks if rank["stage"] == ranks[-1]["stage"] and rank["tensor"] == 0]
     assert len({rank["norm"] for rank in ranks}) == 1, "ranks disagree about the gradient norm"
-    return Step(losses=last["losses"], logits=last["logits"], gradients=gradients, gradient_norm=last["norm"])
+    return Step(
+        losses=sum(rank["losses"] for rank in last),
+        logits=sum(rank["logits"] for rank in last),
+        perturbed=sum(rank["perturbed"] for rank in last),
+        gradients=gradients,
+        gradient_norm=ranks[0]["norm"],
+    )

@@ -41,6 +41,18 @@ def batch() -> tuple[Tensor, Tensor, Tensor, Tensor]:
     return clean.masked_fill(mask, 5), torch.tensor(BOUNDARIES, dtype=torch.int32), clean, mask
 
 
+PERTURBED = ((1, slice(0, 5)), (3, slice(15, 16)))
+"""Row and positions of the segments that `perturbed` changes: a first one, and a second one of a single token."""
+
+
+def perturbed(tokens: Tensor) -> Tensor:
+    """Other tokens in those segments of `batch()`."""
+    other = tokens.clone()
+    for row, part in PERTURBED:
+        other[row, part] = (other[row, part] + 1) % SIZES["vocab_size"]
+    return other
+
+
 def reference_logits(model: ModelConfig, weights: Mapping[str, Tensor], tokens: Tensor, boundaries: Tensor) -> Tensor:
     """float64 logits [b, s, V]."""
     rows, length = tokens.shape

@@ -79,14 +79,15 @@ def test_memory_of_the_8b_model_by_hand() -> None:
     count = 32 * layer + 155_136 // 2 * 4096 + 4096
     assert memory.weights == 2 * count and memory.gradients == 4 * count
     assert memory.optimizer == 12 * count // 128  # Megatron-Core's user guide: 6 + 12/d bytes in all
-    per_token = 4 * 4096 + (3 * 4096 + 3 * 1024 + 5 * 14336) / 2
-    assert memory.activations == (32 * per_token + 2 * 4096) * 8192 * 2
+    per_token = (4 * 4096 + 3 * 4096 + 3 * 1024 + 5 * 14336) / 2  # tensor-parallel ranks divide the sequence as well
+    assert memory.activations == (32 * per_token + 4096 / 2 + 4096) * 8192 * 2
     # at the head's peak: a chunk of logits, gradients of weight (float32, and a product to add) and of hidden states
     assert memory.logits == 2**25 * 2
     assert memory.head_gradient == 155_136 // 2 * 4096 * (4 + 2) + 8192 * 4096 * 2
     assert memory.boundary == memory.layer_gradient == 0
     state = memory.weights + memory.gradients + memory.optimizer
-    assert memory.total == state + memory.activations + memory.logits + memory.head_gradient
+    assert memory.gathered == 8192 * 4096 * 2
+    assert memory.total == state + memory.activations + memory.gathered + memory.logits + memory.head_gradient
 
 
 def test_chunk_of_logits_is_the_heads() -> None:
@@ -110,10 +111,38 @@ def test_pipeline_keeps_as_many_micro_batches_as_are_in_flight() -> None:
     single = rank_memory(config.model, config.pretrain, TrainPlacement(tensor=2, data=128))
     piped = rank_memory(config.model, config.pretrain, TrainPlacement(tensor=2, pipeline=4, data=128))
     assert piped.pipeline_stage == 0  # a quarter of the layers, four micro-batches
-    assert piped.activations == single.activations - 2 * 4096 * 8192 * 2  # the final norm and the head are elsewhere
-    assert piped.boundary == (4 + 1) * 8192 * 4096 * 2  # what it has sent, and the gradient it has received
+    assert piped.activations == single.activations - 3 * 2048 * 8192 * 2  # the final norm and the head are elsewhere
+    assert piped.boundary == (4 + 1) * 8192 * 2048 * 2  # what it has sent, and the gradient it has received
     assert piped.layer_gradient == 2 * 14336 // 2 * 8192 * 2 and piped.head_gradient == 0
     assert piped.weights < single.weights / 3
+
+
+def test_virtual_stages_keep_more_and_shrink_the_bubble() -> None:
+    """Narayanan et al. (arXiv 2104.04473), 2.2: with v virtual stages the bubble is a v-th."""
+    config = workflow("illada-8b")
+    piped = TrainPlacement(tensor=2, pipeline=4, data=128)
+    turns = piped.model_copy(update={"virtual": 4})
+    one, four = (rank_memory(config.model, config.pretrain, place) for place in (piped, turns))
+    ahead = 2 * 3 + 3 * 4  # stages of two layers in the warm-up of the first rank
+    assert four.activations * 4 * 4 == one.activations * (ahead + 1)
+    plain, virtual = (
+        plan(workflow("illada-8b", *set_pipeline), Cluster()).pretrain.pipeline_bubble
+        for set_pipeline in (
+            ["placement.pretrain.pipeline=4", "placement.pretrain.data=32"],
+            ["placement.pretrain.pipeline=4", "placement.pretrain.data=32", "placement.pretrain.virtual=4"],
+        )
+    )
+    assert plain / (1 - plain) == pytest.approx(4 * virtual / (1 - virtual))
+
+
+def test_context_parallel_ranks_have_a_part_of_the_window() -> None:
+    config = workflow("illada-8b")
+    whole = rank_memory(config.model, config.pretrain, TrainPlacement(tensor=2, data=128))
+    parts = rank_memory(config.model, config.pretrain, TrainPlacement(tensor=2, context=4, data=32))
+    assert parts.weights == whole.weights and parts.optimizer == whole.optimizer
+    joint_projection = 32 * (4096 + 3 * 1024) * 8192 // 4  # of which the value is a view, where it is not gathered
+    keys_and_values = 32 * 2 * 1024 * 8192
+    assert parts.activations == whole.activations // 4 - joint_projection + keys_and_values
 
 
 def test_float32_needs_more() -> None:

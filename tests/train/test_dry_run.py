@@ -25,7 +25,13 @@ from illada.train.job import Job
 
 CONFIGS = Path(__file__).resolve().parents[2] / "configs" / "workflows"
 DEMO = CONFIGS / "demo.yaml"
-LAYOUTS = [(2, 2, 1, "bfloat16"), (1, 1, 2, "float32"), (2, 1, 1, "float32"), (1, 2, 2, "bfloat16")]
+LAYOUTS: list[tuple[dict[str, int], str]] = [
+    ({"tensor": 2, "pipeline": 2}, "bfloat16"),
+    ({"data": 2}, "float32"),
+    ({"tensor": 2, "context": 2}, "float32"),
+    ({"pipeline": 2, "virtual": 2, "data": 2}, "bfloat16"),
+]
+FOUR_LAYERS = MODEL.model_copy(update={"layers": 4})
 
 
 @pytest.fixture(scope="module")
@@ -48,12 +54,13 @@ def write_sizes(task: Job, folder: str) -> None:
     """What this rank of a real group holds, in bytes, counted from its tensors."""
     import torch.distributed as dist
 
-    from illada.model.megatron import build_module
+    from illada.model.megatron import build_modules
     from illada.train.parallel import DTYPES, initialise_groups, wrap
 
     initialise_groups(task.placement)
-    module = build_module(task.model, dtype=DTYPES[task.training.dtype])
-    wrapped = wrap(module, task.training)
+    modules = build_modules(task.model, dtype=DTYPES[task.training.dtype])
+    wrapped = wrap(modules, task.training)
+    buffers = [buffer for chunk in wrapped.ddp for buffer in chunk.buffers]
     inner = wrapped.optimizer.optimizer
     wrapped.optimizer.init_state_fn(inner, wrapped.optimizer.config)
     main = [part for group in inner.param_groups for part in group["params"]]
@@ -61,29 +68,29 @@ def write_sizes(task: Job, folder: str) -> None:
     if task.training.dtype == "bfloat16":  # in float32 the main weights are the weights
         state += main
     sizes = {
-        "parameters": sum(parameter.numel() for parameter in module.parameters()),
-        "weights": sum(buffer.param_data.nbytes for buffer in wrapped.ddp.buffers),
-        "gradients": sum(buffer.grad_data.nbytes for buffer in wrapped.ddp.buffers),
+        "parameters": sum(parameter.numel() for module in modules for parameter in module.parameters()),
+        "weights": sum(buffer.param_data.nbytes for buffer in buffers),
+        "gradients": sum(buffer.grad_data.nbytes for buffer in buffers),
         "optimizer": sum(value.nbytes for value in state),
     }
     (Path(folder) / f"{dist.get_rank()}.json").write_text(json.dumps(sizes))
 
 
 @pytest.mark.parametrize(
-    ("tensor", "pipeline", "data", "dtype"),
+    ("ranks", "dtype"),
     [LAYOUTS[0], *(pytest.param(*each, marks=pytest.mark.slow) for each in LAYOUTS[1:])],
 )
 def test_ranks_hold_what_real_ones_hold(
-    tensor: int, pipeline: int, data: int, dtype: Any, process: ProcessPoolExecutor, tmp_path: Path
+    ranks: dict[str, int], dtype: Any, process: ProcessPoolExecutor, tmp_path: Path
 ) -> None:
-    layout, training = placement(tensor, pipeline, data), TRAINING.model_copy(update={"dtype": dtype})
-    built = process.submit(build, MODEL, training, layout).result()
-    task = job(tmp_path / "work", tmp_path, layout, training=training)
+    layout, training = placement(**ranks), TRAINING.model_copy(update={"dtype": dtype})
+    built = process.submit(build, FOUR_LAYERS, training, layout).result()
+    task = job(tmp_path / "work", tmp_path, layout, training=training, model=FOUR_LAYERS)
     on_ranks(task, write_sizes, str(tmp_path))
-    assert built.parameters == parameters(MODEL).total
-    assert [rank.pipeline_stage for rank in built.ranks] == list(range(pipeline))
+    assert built.parameters == parameters(FOUR_LAYERS).total
+    assert [rank.pipeline_stage for rank in built.ranks] == list(range(layout.pipeline))
     for rank in built.ranks:
-        real = json.loads((tmp_path / f"{rank.pipeline_stage * tensor * data}.json").read_text())
+        real = json.loads((tmp_path / f"{rank.pipeline_stage * layout.ranks // layout.pipeline}.json").read_text())
         held = {name: getattr(rank, name) for name in ("parameters", "weights", "gradients")}
         assert held == {name: real[name] for name in held}
         assert rank.optimizer == pytest.approx(real["optimizer"], rel=0.001)
@@ -128,7 +135,7 @@ def test_a_wrong_plan_is_noticed(
 ) -> None:
     config, built = demo
     right = memory.layer_activations
-    monkeypatch.setattr(memory, "layer_activations", lambda model, tensor: 0.9 * right(model, tensor))
+    monkeypatch.setattr(memory, "layer_activations", lambda *shape: 0.9 * right(*shape))
     with pytest.raises(PlanError, match=r"pretrain: activations of pipeline stage 0 differ by \+1\d\.\d%"):
         dry_run.check(config, built)
     monkeypatch.setattr(memory, "layer_activations", right)
@@ -151,7 +158,7 @@ def test_command(demo: tuple[WorkflowConfig, dict[str, Built]], monkeypatch: pyt
     assert total["difference"] == pytest.approx(total["built"] / total["planned"] - 1)
     shown = CliRunner().invoke(app, ["plan", str(DEMO), "--dry-run"]).stdout
     assert "sft, pipeline stage 1: 2 ranks" in shown and "activations" in shown
-    monkeypatch.setattr(memory, "layer_activations", lambda model, tensor: 1.0)
+    monkeypatch.setattr(memory, "layer_activations", lambda *shape: 1.0)
     failed = CliRunner().invoke(app, ["plan", str(DEMO), "--dry-run"])
     assert failed.exit_code == 1 and "the plan is not what would be built" in str(failed.exception)
     assert "difference" in failed.stdout  # the figures are printed all the same

@@ -1,4 +1,4 @@
-"""The same training under every parallel layout, and checkpoints that move between layouts."""
+"""Runs that go on from checkpoints, under the layout that wrote them or another one; see also test_layout_table."""
 
 from __future__ import annotations
 
@@ -15,8 +15,13 @@ from illada.model.weights import hf_tensor_names, initial_tensor
 from illada.train.checkpoint import FOLDER
 from illada.train.export import export_weights
 
-LAYOUTS = [(2, 1, 1), (1, 2, 1), (2, 2, 1), (1, 1, 2), (1, 2, 2)]
-SLOW = [pytest.param(*layout, marks=pytest.mark.slow) for layout in LAYOUTS[1:]]
+FOUR_LAYERS = MODEL.model_copy(update={"layers": 4})  # for the virtual stages of a pipeline
+LAYOUTS: list[dict[str, int]] = [
+    {"pipeline": 2},
+    {"tensor": 2, "pipeline": 2},
+    {"data": 2},
+    {"context": 2, "pipeline": 2, "virtual": 2},
+]
 
 
 @pytest.fixture(scope="module")
@@ -28,7 +33,7 @@ def shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def reference(shards: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The work folder of an uninterrupted run on one rank."""
     work = tmp_path_factory.mktemp("reference")
-    on_ranks(job(work, shards, placement(keep_checkpoints=9)))
+    on_ranks(job(work, shards, placement(keep_checkpoints=9), model=FOUR_LAYERS))
     return work
 
 
@@ -47,14 +52,6 @@ def assert_same_training(work: Path, reference: Path) -> None:
             assert values == pytest.approx(others, rel=1e-5)
 
 
-@pytest.mark.parametrize(("tensor", "pipeline", "data"), [LAYOUTS[0], *SLOW])
-def test_loss_trace_is_that_of_one_rank(
-    tensor: int, pipeline: int, data: int, reference: Path, shards: Path, tmp_path: Path
-) -> None:
-    on_ranks(job(tmp_path, shards, placement(tensor, pipeline, data)))
-    assert_same_training(tmp_path, reference)
-
-
 def undo_last_checkpoint(work: Path) -> None:
     """As if the run had been killed between the checkpoints of steps 10 and 20."""
     last = published(work / FOLDER)[-1]
@@ -62,12 +59,10 @@ def undo_last_checkpoint(work: Path) -> None:
     shutil.rmtree(last)
 
 
-@pytest.mark.parametrize(("tensor", "pipeline", "data"), [(1, 1, 1), *SLOW])
-def test_resume_repeats_every_bit(
-    tensor: int, pipeline: int, data: int, reference: Path, shards: Path, tmp_path: Path
-) -> None:
-    task = job(tmp_path, shards, placement(tensor, pipeline, data))
-    if (tensor, pipeline, data) == (1, 1, 1):
+@pytest.mark.parametrize("ranks", [{}, *(pytest.param(layout, marks=pytest.mark.slow) for layout in LAYOUTS)], ids=str)
+def test_resume_repeats_every_bit(ranks: dict[str, int], reference: Path, shards: Path, tmp_path: Path) -> None:
+    task = job(tmp_path, shards, placement(**ranks), model=FOUR_LAYERS)
+    if not ranks:
         shutil.copytree(reference, tmp_path, dirs_exist_ok=True)
     else:
         on_ranks(task)
@@ -86,41 +81,51 @@ def files(work: Path) -> dict[str, object]:
     return found
 
 
-MOVES = [((1, 1, 1), (2, 2, 1)), ((1, 1, 2), (2, 1, 1)), ((2, 1, 1), (1, 2, 2))]
+MOVES: list[tuple[dict[str, int], dict[str, int]]] = [
+    ({}, {"tensor": 2, "pipeline": 2}),
+    ({"data": 2}, {"tensor": 2}),
+    ({"tensor": 2, "context": 2}, {"pipeline": 2, "virtual": 2, "data": 2}),
+    ({"pipeline": 4}, {"context": 4}),
+]
 
 
 @pytest.mark.parametrize(
     ("before", "after"),
-    [((2, 2, 1), (1, 1, 1)), *(pytest.param(*move, marks=pytest.mark.slow) for move in MOVES)],
+    [({"pipeline": 2, "virtual": 2}, {"context": 2}), *(pytest.param(*move, marks=pytest.mark.slow) for move in MOVES)],
+    ids=str,
 )
 def test_a_checkpoint_goes_on_under_another_layout(
-    before: tuple[int, int, int], after: tuple[int, int, int], reference: Path, shards: Path, tmp_path: Path
+    before: dict[str, int], after: dict[str, int], reference: Path, shards: Path, tmp_path: Path
 ) -> None:
-    on_ranks(job(tmp_path, shards, placement(*before)))
+    on_ranks(job(tmp_path, shards, placement(**before), model=FOUR_LAYERS))
     undo_last_checkpoint(tmp_path)
-    on_ranks(job(tmp_path, shards, placement(*after)))
+    on_ranks(job(tmp_path, shards, placement(**after), model=FOUR_LAYERS))
     assert_same_training(tmp_path, reference)
 
 
 def test_export_gives_back_what_was_put_in(shards: Path, tmp_path: Path) -> None:
-    """With a learning rate that float32 cannot see, training under 2 x 2 ranks leaves the weights as they were."""
+    """With a learning rate that float32 cannot see, training under 2 x 2 ranks leaves the weights as they were.
+
+    Ranks of two virtual pipeline stages each.
+    """
     unseen = Schedule(peak=1e-30, minimum=0, warmup_steps=0, decay="linear", decay_fraction=0)
     training = Training(window=32, global_batch=8, steps=1, schedule=unseen, seed=7)
-    on_ranks(job(tmp_path, shards, placement(2, 2), training=training))
+    on_ranks(job(tmp_path, shards, placement(2, 2, virtual=2), training=training, model=FOUR_LAYERS))
     (path,) = published(tmp_path / FOLDER)
     for _ in range(2):  # nothing of the first call disturbs the second
-        weights = export_weights(path, MODEL)
-        assert {name: tuple(tensor.shape) for name, tensor in weights.items()} == hf_tensor_names(MODEL)
+        weights = export_weights(path, FOUR_LAYERS)
+        assert {name: tuple(tensor.shape) for name, tensor in weights.items()} == hf_tensor_names(FOUR_LAYERS)
         for name, tensor in weights.items():
-            assert tensor.equal(initial_tensor(MODEL, name, seed=7)), name
+            assert tensor.equal(initial_tensor(FOUR_LAYERS, name, seed=7)), name
 
 
 def test_fine_tuning_starts_from_weights_alone(reference: Path, shards: Path, tmp_path: Path) -> None:
     """The first batch is that of the reference run, the weights are better; the optimizer begins anew."""
     initial = published(reference / FOLDER)[-1]
     again = [tmp_path / name for name in ("one", "two")]
+    short = TRAINING.model_copy(update={"steps": 2})
     for work, layout in zip(again, (placement(), placement(2)), strict=True):
-        on_ranks(job(work, shards, layout, initial=initial, training=TRAINING.model_copy(update={"steps": 2})))
+        on_ranks(job(work, shards, layout, initial=initial, training=short, model=FOUR_LAYERS))
     one, two = (trace(work / "metrics.jsonl") for work in again)
     start = trace(reference / "metrics.jsonl")
     assert one[0]["loss"] < 0.999 * start[0]["loss"]  # same batch as the reference's first step, better weights

@@ -20,6 +20,8 @@ from illada.train.process import import_megatron, prepare
 
 if __name__ != "__main__":
     import_megatron()
+    from megatron.core import parallel_state
+
     from illada.train.loop import run
 
 
@@ -46,6 +48,17 @@ def job(
         domain="pretrain",
         epoch=epoch,
     )
+
+
+def in_turn(tasks: list[Job]) -> None:
+    """Run jobs whose layouts have equally many ranks, one after another in the same processes."""
+    on_ranks(tasks[0], _in_turn, [task.to_json() for task in tasks])
+
+
+def _in_turn(_: Job, tasks: list[dict[str, Any]]) -> None:
+    for task in tasks:
+        run(Job.from_json(task))
+        parallel_state.destroy_model_parallel()
 
 
 def on_ranks(task: Job, function: Callable[..., None] | None = None, *arguments: Any) -> None:
