@@ -4,7 +4,7 @@ BIN := .venv/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --no-input -q
 CONFIG ?= configs/workflows/demo.yaml
 
-.PHONY: demo test test-slow chaos lint types check bench-curation clean
+.PHONY: demo test test-slow chaos lint types check bench-curation bench-training clean
 
 demo: .venv/.runtime
 	$(BIN)/illada run $(CONFIG)
@@ -31,6 +31,10 @@ check: lint types test
 # stock datatrove and ours on the same pages and documents; GROUND_TRUTH is a folder for benchmarks/extraction.py
 bench-curation: .venv/.bench
 	$(BIN)/python benchmarks/curation.py --out out/bench $(if $(GROUND_TRUTH),--ground-truth $(GROUND_TRUTH))
+
+# ours against the published loss loop and, with DLLM=FOLDER (a checkout), dllm's trainer; JSON under out/bench/
+bench-training: .venv/.runtime
+	$(BIN)/python benchmarks/training.py $(if $(DLLM),--dllm $(DLLM))
 
 clean:
 	rm -rf .venv out

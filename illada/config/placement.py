@@ -25,10 +25,10 @@ class TrainPlacement(Config):
 
     `tensor` divides matrices, and between them the tokens of a window; `context` divides the tokens everywhere, so that
     long windows fit. A rank has `virtual` pipeline stages, taken in turns, which makes the pipeline's bubble as many
-    times smaller. `max_failures` is how often lost ranks are started again without a new checkpoint in between. A rank
-    that tells nothing, or whose loop does not move, for `hang_seconds` counts as lost: a step, and writing a
-    checkpoint, have to take less, what comes before the first step need not. None leaves it to the communication
-    library's half hour.
+    times smaller. On CPUs a rank computes with as many threads as `cpus_per_rank` has whole ones, at least one.
+    `max_failures` is how often lost ranks are started again without a new checkpoint in between. A rank that tells
+    nothing, or whose loop does not move, for `hang_seconds` counts as lost: a step, and writing a checkpoint, have to
+    take less, what comes before the first step need not. None leaves it to the communication library's half hour.
     """
 
     tensor: int = Field(default=1, gt=0)

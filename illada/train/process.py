@@ -1,7 +1,7 @@
 """What a process must do before Megatron-Core is imported and used in it: device, threads, determinism, quiet.
 
-On a CPU every rank computes with one thread, so that sums have one order and a resumed run repeats the bits of an
-uninterrupted one.
+On a CPU every rank computes with a set number of threads, so that sums have one order and a resumed run repeats the
+bits of an uninterrupted one.
 """
 
 from __future__ import annotations
@@ -17,11 +17,14 @@ import torch
 from illada.model.cpu import install_cpu_shim
 
 
-def prepare() -> None:
-    """Prepare the calling thread (torch's modes and thread counts belong to threads) to build and train modules."""
+def prepare(threads: int = 1) -> None:
+    """Prepare the calling thread (torch's modes and thread counts belong to threads) to build and train modules.
+
+    `threads` are those it computes with where there is no CUDA.
+    """
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS is deterministic only with a fixed workspace
     if not torch.cuda.is_available():
-        torch.set_num_threads(1)
+        torch.set_num_threads(threads)
     install_cpu_shim()
     torch.use_deterministic_algorithms(True)
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]

@@ -50,7 +50,7 @@ def rank_main(config: dict[str, Any]) -> None:
         logging.getLogger("megatron").setLevel(logging.WARNING)
         from illada.train.process import prepare
 
-        prepare()
+        prepare(max(1, int(job.placement.cpus_per_rank)))
         from illada.train.loop import run
 
         try:
