@@ -25,10 +25,12 @@ class TrainPlacement(Config):
 
     `tensor` divides matrices, and between them the tokens of a window; `context` divides the tokens everywhere, so that
     long windows fit. A rank has `virtual` pipeline stages, taken in turns, which makes the pipeline's bubble as many
-    times smaller. On CPUs a rank computes with as many threads as `cpus_per_rank` has whole ones, at least one.
-    `max_failures` is how often lost ranks are started again without a new checkpoint in between. A rank that tells
-    nothing, or whose loop does not move, for `hang_seconds` counts as lost: a step, and writing a checkpoint, have to
-    take less, what comes before the first step need not. None leaves it to the communication library's half hour.
+    times smaller. On CPUs a rank computes with as many threads as `cpus_per_rank` has whole ones, at least one. With
+    `min_data` a training also runs on fewer data-parallel ranks than `data`, down to this many, where the cluster has
+    no room for more, and grows again with it. `max_failures` is how often lost ranks are started again without a new
+    checkpoint in between. A rank that tells nothing, or whose loop does not move, for `hang_seconds` counts as lost: a
+    step, and writing a checkpoint, have to take less, what comes before the first step need not. None leaves it to the
+    communication library's half hour.
     """
 
     tensor: int = Field(default=1, gt=0)
@@ -36,6 +38,7 @@ class TrainPlacement(Config):
     pipeline: int = Field(default=1, gt=0)
     virtual: int = Field(default=1, gt=0)
     data: int = Field(default=1, gt=0)
+    min_data: int | None = Field(default=None, gt=0)
     micro_batch: int = Field(default=1, gt=0)
     cpus_per_rank: float = Field(default=1.0, gt=0)
     gpus_per_rank: float = Field(default=0.0, ge=0)
@@ -45,10 +48,21 @@ class TrainPlacement(Config):
     hang_seconds: float | None = Field(default=900.0, ge=2)
 
     @model_validator(mode="after")
-    def _a_pipeline(self) -> Self:
+    def _possible(self) -> Self:
         if self.virtual > 1 and self.pipeline == 1:
             raise ValueError(f"virtual {self.virtual} needs a pipeline: it is stages of each of its ranks")
+        if self.min_data is not None and self.min_data > self.data:
+            raise ValueError(f"min_data {self.min_data} is more than data {self.data}: it is the fewest there may be")
         return self
+
+    def on(self, ranks: int) -> Self:
+        """The layout of so many ranks, which differs in `data` alone, see `illada.train.elastic`."""
+        return self.model_copy(update={"data": ranks // (self.ranks // self.data)})
+
+    @property
+    def fewest(self) -> Self:
+        """The layout of the fewest ranks that may be asked for; each of them has the most to hold."""
+        return self.model_copy(update={"data": self.min_data or self.data})
 
     @property
     def layout(self) -> dict[str, int]:
@@ -57,7 +71,7 @@ class TrainPlacement(Config):
 
     @property
     def ranks(self) -> int:
-        """Number of training processes."""
+        """Number of training processes, where the cluster has room for all."""
         return self.tensor * self.context * self.pipeline * self.data
 
 

@@ -25,13 +25,16 @@ from ray.train.v2._internal.exceptions import WorkerHealthCheckTimeoutError
 from ray.train.v2.api.callback import UserCallback
 
 from illada.artifacts import Folder, StaleDriverError
+from illada.data.batch_sizes import BatchSizes
 from illada.train import control
 from illada.train.checkpoint import published
+from illada.train.elastic import data_ranks
 from illada.train.errors import RankError, RanksStoppedError
 from illada.train.events import append_event
 from illada.train.job import Job
 from illada.train.pulse import Beat, blame
 from illada.train.rank import LOGS, log_name, rank_main
+from illada.train.scaling import LOOK_SECONDS, Elastic
 
 _LOST_PEER = ("connection closed", "connection reset", "connection refused", "broken pipe", "gloo", "nccl", "timed out")
 _ENVIRONMENT = {
@@ -101,6 +104,10 @@ def _fit(job: Job, scratch: Path, key: str) -> None:
     from ray.train.v2.api.config import LoggingConfig
     from ray.train.v2.api.exceptions import ControllerError, WorkerGroupError
 
+    place = job.placement
+    possible = data_ranks(place, (batch for _, batch in BatchSizes.of(job.training).stages))
+    ranks = [data * place.ranks // place.data for data in possible]
+
     class Trainer(TorchTrainer):
         """Without the detached actor that watches the controller: it asks Ray's dashboard, which may not run."""
 
@@ -108,7 +115,11 @@ def _fit(job: Job, scratch: Path, key: str) -> None:
             callbacks = super()._create_default_callbacks()
             return [callback for callback in callbacks if type(callback).__name__ != "PlacementGroupCleanerCallback"]
 
-    place = job.placement
+        def _initialize_and_run_controller(self, **arguments: Any) -> Any:
+            if len(ranks) > 1:
+                arguments["scaling_policy"] = Elastic(self.scaling_config, ranks, job.work)
+            return super()._initialize_and_run_controller(**arguments)
+
     gpus = {"GPU": place.gpus_per_rank} if place.gpus_per_rank else {}
     trainer = Trainer(
         rank_main,
@@ -118,7 +129,10 @@ def _fit(job: Job, scratch: Path, key: str) -> None:
             timeout_s=int(max(_COLLECTIVE_SECONDS, 2 * (hang or 0))),  # the watch comes first, and can tell who it was
         ),
         scaling_config=ScalingConfig(
-            num_workers=place.ranks, use_gpu=bool(gpus), resources_per_worker={"CPU": place.cpus_per_rank, **gpus}
+            num_workers=(ranks[0], ranks[-1]) if len(ranks) > 1 else place.ranks,
+            use_gpu=bool(gpus),
+            resources_per_worker={"CPU": place.cpus_per_rank, **gpus},
+            elastic_resize_monitor_interval_s=LOOK_SECONDS,
         ),
         run_config=RunConfig(
             name="ranks",

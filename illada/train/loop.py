@@ -6,6 +6,7 @@ The updates are `illada.train.stepper`'s. Every rank goes through the same loop;
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import gc
 import threading
 import time
@@ -57,6 +58,7 @@ def run(
 def _run(
     job: Job, stop: threading.Event, on_row: Callable[[Mapping[str, Any]], None], pulse: Pulse, scratch: Path
 ) -> None:
+    job = dataclasses.replace(job, placement=job.placement.on(dist.get_world_size()))
     initialise_groups(job.placement)
     loader = job.loader()
     found, horizon = _find(job, decay.Horizon.planned(job.training, job.total_steps(loader)))

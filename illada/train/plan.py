@@ -56,8 +56,9 @@ class CheckpointPlan:
 class TrainingPlan:
     """One training stage. What depends on its length is None when the configuration does not tell it.
 
-    `tokens_per_step` and what follows from it are those of the full batch, which a ramp ends with.
-    `flops_per_token` is forward and backward. `days` is of useful work, `days_with_failures` of wall time, expected.
+    `tokens_per_step` and what follows from it are those of the full batch, which a ramp ends with. `memory_per_rank` is
+    that of the fewest ranks there may be. `flops_per_token` is forward and backward. `days` is of useful work,
+    `days_with_failures` of wall time, expected.
     """
 
     ranks: int
@@ -139,7 +140,7 @@ def _training(
     seconds_per_step = per_token * tokens_per_step / cluster.flops
     checkpoint = _checkpoint(config, training, placement, seconds_per_step, cluster)
     days = None if tokens is None else tokens / tokens_per_step * seconds_per_step / 86400
-    memory = rank_memory(config.model, training, placement)
+    memory = rank_memory(config.model, training, placement.fewest)
     micro_batches = training.global_batch // (placement.data * placement.micro_batch)
     return TrainingPlan(
         ranks=placement.ranks,

@@ -13,12 +13,13 @@ from pathlib import Path
 from typing import Any
 
 from illada.artifacts import Attempt, Folder, Progress, claim, write_json, write_text
-from illada.config import ConfigError, Mixture, ModelConfig, Training, TrainPlacement
+from illada.config import Mixture, ModelConfig, Training, TrainPlacement
 from illada.data.conversation_loader import ConversationLoader
 from illada.data.mixture_loader import MixtureLoader
 from illada.data.snapshots import ShardSource, SnapshotSplit
 from illada.model.arithmetic import parameters
 from illada.train import checkpoint, decay, straggler
+from illada.train.elastic import data_ranks
 from illada.train.events import EVENTS, EventCount
 from illada.train.goodput import Goodput
 from illada.train.inherit import inherit
@@ -88,12 +89,7 @@ def train(
     )
     loader = job.loader()
     planned = decay.Horizon.planned(config, job.total_steps(loader))
-    for _, batch in loader.sizes.stages:
-        if batch % (placement.data * placement.micro_batch):
-            raise ConfigError(
-                f"a batch of {batch} is not a multiple of data x micro_batch = "
-                f"{placement.data} x {placement.micro_batch}"
-            )
+    data_ranks(placement, (batch for _, batch in loader.sizes.stages))
     if job.initial is not None:
         checkpoint.require_model(checkpoint.Stored.at(job.initial), model)
     claim(job.work, job.epoch)
@@ -187,7 +183,8 @@ def _starting(job: Job) -> str:
     """What ranks do before their first step: on a cluster too small, they wait for it to grow."""
     import ray
 
-    needed, there = job.placement.ranks * job.placement.cpus_per_rank, ray.cluster_resources().get("CPU", 0)
+    fewest = job.placement.fewest
+    needed, there = fewest.ranks * fewest.cpus_per_rank, ray.cluster_resources().get("CPU", 0)
     return "starting ranks" if needed <= there else f"waiting for {needed:g} CPUs, the cluster has {there:g}"
 
 
