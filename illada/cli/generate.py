@@ -25,7 +25,7 @@ def register(app: typer.Typer) -> None:
         seed: Annotated[int, typer.Option(help="Of the noise when temperature > 0.", min=0)] = 0,
         as_json: Json = False,
     ) -> None:
-        """Answer prompts by variable-length block diffusion with low-confidence remasking."""
+        """Answer prompts: by variable-length block diffusion with low-confidence remasking, or token by token."""
         from illada.artifacts import NoProgress
         from illada.config import Generate
         from illada.sample.blocks import sample_prompts

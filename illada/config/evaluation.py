@@ -8,7 +8,10 @@ from illada.config.base import Config
 
 
 class Evaluate(Config):
-    """Monte-Carlo bound on the held-out negative log-likelihood: `draws` noise levels for each of `windows` windows."""
+    """Monte-Carlo bound on the held-out negative log-likelihood: `draws` noise levels for each of `windows` windows.
+
+    Of an autoregressive model the likelihood itself, which needs no draws.
+    """
 
     windows: int = Field(default=64, gt=1)
     draws: int = Field(default=8, gt=0)
@@ -16,7 +19,10 @@ class Evaluate(Config):
 
 
 class Generate(Config):
-    """Variable-length block generation with low-confidence remasking (LLaDA, iLLaDA)."""
+    """Variable-length block generation with low-confidence remasking (LLaDA, iLLaDA).
+
+    An autoregressive model writes token by token: `block` and `steps_per_block` are nothing to it.
+    """
 
     max_new_tokens: int = Field(default=64, gt=0)
     block: int = Field(default=32, gt=0)

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Self
+from typing import Any, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import Field, SerializerFunctionWrapHandler, model_serializer, model_validator
 
 from illada.config.base import Config
 
@@ -13,7 +13,8 @@ class ModelConfig(Config):
     """A Llama-style transformer with bidirectional attention (iLLaDA, arXiv 2606.25331, table 1).
 
     RMSNorm before attention and FFN, rotary positions, SwiGLU, grouped-query attention, no bias. `vocab_size` counts
-    embedding rows, which the tokenizer must fit in.
+    embedding rows, which the tokenizer must fit in. With causal `attention` it is Llama itself (arXiv 2307.09288), for
+    the autoregressive objective.
     """
 
     layers: int = Field(gt=0)
@@ -27,6 +28,7 @@ class ModelConfig(Config):
     norm_eps: float = Field(default=1e-5, gt=0)
     tied_embeddings: bool = True
     init_std: float = Field(default=0.02, gt=0)
+    attention: Literal["bidirectional", "causal"] = "bidirectional"
 
     @property
     def head_dim(self) -> int:
@@ -42,3 +44,9 @@ class ModelConfig(Config):
         if self.heads % self.kv_heads:
             raise ValueError(f"heads {self.heads} is not a multiple of kv_heads {self.kv_heads}")
         return self
+
+    @model_serializer(mode="wrap")
+    def _what_differs(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """A bidirectional model stays the one it was before there was a choice."""
+        fields: dict[str, Any] = handler(self)
+        return {name: fields[name] for name in fields if name != "attention" or self.attention == "causal"}

@@ -22,11 +22,13 @@ class Responses(Config):
     padded_together: int = Field(default=2, gt=0)
 
 
-_PUBLISHED: dict[str, Any] = {"levels": "independent", "responses": None}
+_PUBLISHED: dict[str, Any] = {"eps": 1e-3, "levels": "independent", "responses": None}
 
 
 class Objective(Config):
     """Masked diffusion (LLaDA, arXiv 2502.09992, eq. 3): t ~ U(0,1), p = (1 - eps) t + eps, cross-entropy / p.
+
+    Or `autoregressive`, next-token prediction by a model of causal attention, which has windows and splits alone.
 
     `random_split` is the probability that a window is cut at a random position into two segments which attend only
     within themselves (iLLaDA's random length). `levels` says how t is drawn: for each window on its own, as published,
@@ -34,11 +36,18 @@ class Objective(Config):
     `responses` windows are cut from the stream of all documents and everything in them is masked, prompts too.
     """
 
-    kind: Literal["masked"] = "masked"
-    eps: float = Field(default=1e-3, gt=0, lt=1)
+    kind: Literal["masked", "autoregressive"] = "masked"
+    eps: float = Field(default=_PUBLISHED["eps"], gt=0, lt=1)
     random_split: float = Field(default=0.3, ge=0, le=1)
     levels: Literal["independent", "stratified"] = "independent"
     responses: Responses | None = None
+
+    @model_validator(mode="after")
+    def _nothing_masked(self) -> Self:
+        foreign = [name for name, value in _PUBLISHED.items() if getattr(self, name) != value]
+        if self.kind == "autoregressive" and foreign:
+            raise ValueError(f"{', '.join(foreign)}: masks nothing, so there is none; leave out, or kind: masked")
+        return self
 
     @model_validator(mode="after")
     def _whole_conversations(self) -> Self:
@@ -50,7 +59,8 @@ class Objective(Config):
     def _what_differs(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
         """As published, an objective stays the one it was before there was a choice."""
         fields: dict[str, Any] = handler(self)
-        return {name: value for name, value in fields.items() if name not in _PUBLISHED or _PUBLISHED[name] != value}
+        always = {"eps"} if self.kind == "masked" else set()
+        return {k: v for k, v in fields.items() if k in always or k not in _PUBLISHED or _PUBLISHED[k] != v}
 
 
 class Optimizer(Config):

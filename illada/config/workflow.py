@@ -80,7 +80,18 @@ class WorkflowConfig(RunConfig):
                     f"{stage}.window {training.window} is longer than model.max_positions {self.model.max_positions}"
                 )
             _check_layout(stage, training, placement, self.model)
+            _check_attention(stage, training, placement, self.model)
         return self
+
+
+def _check_attention(stage: str, training: Training, placement: TrainPlacement, model: ModelConfig) -> None:
+    needed = {"masked": "bidirectional", "autoregressive": "causal"}[training.objective.kind]
+    if model.attention != needed:
+        raise ValueError(
+            f"{stage}.objective.kind {training.objective.kind} needs model.attention {needed}, not {model.attention}"
+        )
+    if placement.context > 1 and needed == "causal":
+        raise ValueError(f"placement.{stage}.context: causal attention is not divided over ranks; use the other ways")
 
 
 def _check_layout(stage: str, training: Training, placement: TrainPlacement, model: ModelConfig) -> None:

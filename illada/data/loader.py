@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from illada.config import Objective
 from illada.data.batch_sizes import BatchSizes
-from illada.data.noise import batch_noise, stratified_levels
+from illada.data.noise import WindowNoise, batch_noise, splits, stratified_levels, without_noise
 from illada.data.permutation import Permutation
 from illada.data.windows import Sequences, Windows
 
@@ -143,20 +143,31 @@ class Loader:
         found: dict[str, NDArray[Any]] = {}
         for epoch in np.unique(epochs):
             chosen = epochs == epoch
-            noise = batch_noise(
-                self.seed,
-                int(epoch),
-                window_ids[chosen],
-                length,
-                self.objective.eps,
-                self.objective.random_split,
-                domain=self.domain,
-                levels=None if levels is None else levels[:, chosen],
+            noise = self._of_epoch(
+                int(epoch), window_ids[chosen], None if levels is None else levels[:, chosen], length
             )
             for name in ("mask", "weight", "level", "boundaries"):
                 part = getattr(noise, name)
                 found.setdefault(name, np.empty((len(epochs), *part.shape[1:]), dtype=part.dtype))[chosen] = part
         return found
+
+    def _of_epoch(
+        self, epoch: int, window_ids: NDArray[np.int64], levels: NDArray[np.float64] | None, length: int
+    ) -> WindowNoise:
+        seed, objective = self.seed, self.objective
+        if objective.kind == "autoregressive":
+            boundaries = splits(seed, epoch, window_ids, length, objective.random_split, domain=self.domain)
+            return without_noise(boundaries)
+        return batch_noise(
+            seed,
+            epoch,
+            window_ids,
+            length,
+            objective.eps,
+            objective.random_split,
+            domain=self.domain,
+            levels=levels,
+        )
 
     def state(self, step: int) -> dict[str, Any]:
         """What a checkpoint keeps: `step` steps are consumed, and everything that fixes what the next ones are."""

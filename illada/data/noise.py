@@ -73,11 +73,9 @@ def batch_noise(
     if length < 1:
         raise ValueError(f"length {length} must be positive")
     uniform = uniforms(seed, epoch, window_ids, _DECISIONS + length, domain=domain)
-    split, place, first, second = uniform[:, :_DECISIONS].T
-    if levels is not None:
-        first, second = levels
-    cut = np.where((split < random_split) & (length > 1), 1 + (place * (length - 1)).astype(np.int64), length)
-    boundaries = np.stack([np.zeros_like(cut), cut, np.full_like(cut, length)], axis=1).astype(np.int32)
+    first, second = uniform[:, 2:_DECISIONS].T if levels is None else levels
+    boundaries = _boundaries(uniform, length, random_split)
+    cut = boundaries[:, 1]
     level = np.where(np.arange(length) < cut[:, None], first[:, None], second[:, None])
     probability = (1 - eps) * level + eps
     mask = uniform[:, _DECISIONS:] < probability
@@ -85,6 +83,32 @@ def batch_noise(
     return WindowNoise(
         boundaries=boundaries, mask=mask, weight=weight.astype(np.float32), level=level.astype(np.float32)
     )
+
+
+def splits(
+    seed: int,
+    epoch: int,
+    window_ids: Sequence[int] | NDArray[np.int64],
+    length: int,
+    random_split: float,
+    *,
+    domain: str = "train",
+) -> NDArray[np.int32]:
+    """Where `batch_noise` cuts the same windows: its boundaries, int32 [len(window_ids), 3]."""
+    return _boundaries(uniforms(seed, epoch, window_ids, _DECISIONS, domain=domain), length, random_split)
+
+
+def without_noise(boundaries: NDArray[np.int32]) -> WindowNoise:
+    """Windows of these boundaries, int32 [b, 3], every position of which is predicted with weight 1; there is no t."""
+    shape = (len(boundaries), int(boundaries[0, 2]))
+    ones, zeros = np.ones(shape, dtype=np.float32), np.zeros(shape, dtype=np.float32)
+    return WindowNoise(boundaries=boundaries, mask=np.ones(shape, dtype=np.bool_), weight=ones, level=zeros)
+
+
+def _boundaries(uniform: NDArray[np.float64], length: int, random_split: float) -> NDArray[np.int32]:
+    split, place = uniform[:, :2].T
+    cut = np.where((split < random_split) & (length > 1), 1 + (place * (length - 1)).astype(np.int64), length)
+    return np.stack([np.zeros_like(cut), cut, np.full_like(cut, length)], axis=1).astype(np.int32)
 
 
 def uniforms(

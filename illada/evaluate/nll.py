@@ -30,8 +30,9 @@ from illada.config import Evaluate, Objective
 from illada.data.permutation import Permutation
 from illada.data.snapshots import ShardSource, open_shards
 from illada.data.windows import Windows
+from illada.evaluate.exact import exact_nats
 from illada.model.hf.modeling_illada import ILLaDAForCausalLM
-from illada.sample.model import load
+from illada.sample.model import Model, load
 
 _PASS_TOKENS = 8192  # tokens in one forward pass
 _HEAD_ELEMENTS = 2**26  # logits held at once
@@ -47,35 +48,43 @@ def evaluate_nll(
 ) -> dict[str, Any]:
     """The bound of the model in `folder` on `config.windows` windows of `window` tokens of `shards`, in nats.
 
+    Of an autoregressive model it is the exact value, from one pass a window: `draws` in the result is 1.
+
     With fewer windows in the shards all are used: compare "windows" with "windows_asked" in the result. Bytes are those
     of the text the tokens stand for; document boundaries count none, though their nats are included.
 
     Raises:
         EvaluationError: fewer than two held-out windows, or shards and model that do not fit together.
     """
-    assert objective.kind == "masked", "the bound of another objective is another formula"
     model, tokenizer = load(folder)
+    exact = model.config.model_type == "llama"
+    if exact != (objective.kind == "autoregressive"):
+        raise EvaluationError(f"{folder}: a {model.config.model_type} model was not trained by `{objective.kind}`")
     windows = Windows(open_shards(shards), window)
     _check(windows, model, shards)
     count = min(config.windows, len(windows))
     chosen = Permutation(len(windows), config.seed, 0, domain="evaluate").take(np.arange(count))
     tokens = np.stack([windows[int(index)] for index in chosen]).astype(np.int64)
 
-    progress.start(count * config.draws, "passes")
-    nats = window_nats(model, tokens, chosen.tolist(), config, lambda done: progress.update(done))
+    draws = 1 if exact else config.draws
+    progress.start(count * draws, "passes")
+    if exact:
+        nats = exact_nats(model, tokens, lambda done: progress.update(done))
+    else:
+        nats = window_nats(model, tokens, chosen.tolist(), config, lambda done: progress.update(done))
     sizes = tokenizer.token_bytes[tokens].sum(axis=1).astype(np.float64)
     return {
         **_figures(nats, sizes, window),
         "windows": count,
         "windows_asked": config.windows,
         "windows_available": len(windows),
-        "draws": config.draws,
+        "draws": draws,
         "tokens": count * window,
         "bytes": int(sizes.sum()),
     }
 
 
-def _check(windows: Windows, model: ILLaDAForCausalLM, shards: Path | ShardSource) -> None:
+def _check(windows: Windows, model: Model, shards: Path | ShardSource) -> None:
     if len(windows) < 2:
         total = int(windows.shards.counts.sum())
         raise EvaluationError(

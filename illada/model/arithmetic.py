@@ -86,6 +86,8 @@ def token_flops(config: ModelConfig, *, attended: float, masked: float) -> Token
 def training_flops(config: ModelConfig, *, window: int, objective: Objective) -> float:
     """Operations per trained token, forward and backward, in expectation over masks and splits."""
     attended, masked = mean_attended(window, objective.random_split), mean_masked(objective.eps)
+    if objective.kind == "autoregressive":  # position k of a segment attends to k, and all are predicted
+        attended, masked = (attended + 1) / 2, 1.0
     return token_flops(config, attended=attended, masked=masked).training
 
 

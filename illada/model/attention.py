@@ -1,4 +1,4 @@
-"""Bidirectional attention within segments, with rotary positions that restart at each segment.
+"""Attention within segments, bidirectional or causal, with rotary positions that restart at each segment.
 
 A window holds one or more segments: two when it was cut at random (iLLaDA, arXiv 2606.25331: variable-length attention
 and random length). Segments attend within themselves only. Nothing of size window x window is ever made: on CUDA one
@@ -7,7 +7,8 @@ cut rows segment by segment.
 
 Under context parallelism a rank has an equal slice of every window. Its queries attend to the keys and values of the
 whole window, which all ranks of the group gather (Llama 3, arXiv 2407.21783, 3.3.2): with grouped queries these are
-small, and as nothing is causal all slices of a segment cost the same. Positions are those of the window.
+small, and as nothing is causal all slices of a segment cost the same. Positions are those of the window. Causal
+attention is refused there (`illada.model.megatron.build_modules`).
 
 Rotary positions (arXiv 2104.09864) use the rotate-half convention of Llama, in float32. They are applied here and not
 by Megatron because Megatron's positions run over the window.
@@ -25,6 +26,7 @@ from typing import Any, ClassVar
 import torch
 from megatron.core.process_groups_config import ProcessGroupCollection
 from megatron.core.tensor_parallel.mappings import gather_from_sequence_parallel_region
+from megatron.core.transformer.enums import AttnMaskType
 from megatron.core.transformer.module import MegatronModule
 from megatron.core.transformer.transformer_config import TransformerConfig
 from torch import Tensor
@@ -118,8 +120,16 @@ class Segments:
 class SegmentAttention(MegatronModule):
     """Core attention for Megatron's layer spec: rotates queries and keys, then attends within segments."""
 
-    def __init__(self, config: TransformerConfig, *, pg_collection: ProcessGroupCollection, **_: Any) -> None:
+    def __init__(
+        self,
+        config: TransformerConfig,
+        *,
+        pg_collection: ProcessGroupCollection,
+        attn_mask_type: AttnMaskType,
+        **_: Any,
+    ) -> None:
         super().__init__(config=config)
+        self._causal = attn_mask_type is AttnMaskType.causal
         self._context = pg_collection.cp
 
     def forward(
@@ -132,8 +142,8 @@ class SegmentAttention(MegatronModule):
             both = gather_from_sequence_parallel_region(torch.cat((key, value), dim=-1), group=self._context)
             key, value = both.chunk(2, dim=-1)
         if segments.packed is not None:
-            return attend_packed(query, key, value, segments.packed)
-        return attend(query, key, value, segments.spans)
+            return attend_packed(query, key, value, segments.packed, causal=self._causal)
+        return attend(query, key, value, segments.spans, causal=self._causal)
 
 
 def rotate(x: Tensor, segments: Segments) -> Tensor:
@@ -159,39 +169,43 @@ def spans(boundaries: Tensor, length: int, first: int, end: int) -> tuple[tuple[
     return tuple(found)
 
 
-def attend(query: Tensor, key: Tensor, value: Tensor, spans: tuple[tuple[Span, ...], ...]) -> Tensor:
+def attend(
+    query: Tensor, key: Tensor, value: Tensor, spans: tuple[tuple[Span, ...], ...], *, causal: bool = False
+) -> Tensor:
     """Attention by SDPA: uncut rows in one call, cut rows one call a segment.
 
-    query [s, b, h, d], key and value [w, b, g, d] -> [s, b, h * d].
+    query [s, b, h, d], key and value [w, b, g, d] -> [s, b, h * d]. When `causal`, s is w.
     """
     rows, whole = query.shape[1], ((0, len(query), 0, len(key)),)
     q, k, v = (x.permute(1, 2, 0, 3) for x in (query, key, value))  # [b, heads, s or w, d]
     uncut = [row for row, parts in enumerate(spans) if parts == whole]
     if len(uncut) == rows:
-        return _merge_heads(_sdpa(q, k, v))
+        return _merge_heads(_sdpa(q, k, v, causal=causal))
     cut = [row for row, parts in enumerate(spans) if parts != whole]
-    outputs = [_sdpa(q[uncut], k[uncut], v[uncut])] if uncut else []
+    outputs = [_sdpa(q[uncut], k[uncut], v[uncut], causal=causal)] if uncut else []
     for row in cut:
         one = slice(row, row + 1)
-        pieces = [_sdpa(q[one, :, a:b], k[one, :, c:d], v[one, :, c:d]) for a, b, c, d in spans[row]]
+        pieces = [_sdpa(q[one, :, a:b], k[one, :, c:d], v[one, :, c:d], causal=causal) for a, b, c, d in spans[row]]
         outputs.append(torch.cat(pieces, dim=2))
     order = torch.empty(rows, dtype=torch.int64, device=query.device)
     order[torch.tensor(uncut + cut, device=query.device)] = torch.arange(rows, device=query.device)
     return _merge_heads(torch.cat(outputs).index_select(0, order))
 
 
-def attend_packed(query: Tensor, key: Tensor, value: Tensor, packed: Packed) -> Tensor:
+def attend_packed(query: Tensor, key: Tensor, value: Tensor, packed: Packed, *, causal: bool = False) -> Tensor:
     """Attention by one variable-length flash call. Shapes as `attend`."""
     length, rows = query.shape[:2]
     q, k, v = (x.transpose(0, 1).reshape(-1, *x.shape[2:]) for x in (query, key, value))
     gqa = query.shape[2] != key.shape[2]
-    output = varlen_attn(q, k, v, packed.query, packed.key, packed.slice, packed.window, enable_gqa=gqa)
+    lengths = packed.query, packed.key, packed.slice, packed.window
+    output = varlen_attn(q, k, v, *lengths, enable_gqa=gqa, window_size=(-1, 0 if causal else -1))
     assert isinstance(output, Tensor)  # and not a pair: no log-sum-exp was asked for
     return output.view(rows, length, -1).transpose(0, 1).contiguous()
 
 
-def _sdpa(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-    return scaled_dot_product_attention(query, key, value, enable_gqa=query.shape[1] != key.shape[1])
+def _sdpa(query: Tensor, key: Tensor, value: Tensor, *, causal: bool) -> Tensor:
+    gqa = query.shape[1] != key.shape[1]
+    return scaled_dot_product_attention(query, key, value, is_causal=causal, enable_gqa=gqa)
 
 
 def _merge_heads(output: Tensor) -> Tensor:

@@ -42,7 +42,7 @@ class DiffusionGPT(GPTModel):
     def __init__(self, model: ModelConfig, config: TransformerConfig, virtual: int | None = None) -> None:
         super().__init__(
             config,
-            _block_spec(config, virtual),
+            _block_spec(config, virtual, causal=model.attention == "causal"),
             vocab_size=model.vocab_size,
             max_sequence_length=model.max_positions,
             pre_process=parallel_state.is_pipeline_first_stage(ignore_virtual=False, vp_stage=virtual),
@@ -141,6 +141,8 @@ def build_modules(config: ModelConfig, *, dtype: torch.dtype) -> list[DiffusionG
     ):
         if size % parts:
             raise ValueError(f"{name} {size} cannot be divided over {parts} ranks; choose another layout")
+    if config.attention == "causal" and parallel_state.get_context_parallel_world_size() > 1:
+        raise ValueError("causal attention is not divided over context-parallel ranks; choose another layout")
     # Without dropout nothing is random: a tracker that tracks nothing, as CUDA's generators may not be there.
     initialize_rng_tracker(inference_rng_tracker=True, force_reset=True)
     megatron = _transformer_config(config, dtype)
@@ -195,11 +197,12 @@ def _transformer_config(config: ModelConfig, dtype: torch.dtype) -> TransformerC
     )
 
 
-def _block_spec(config: TransformerConfig, virtual: int | None) -> TransformerBlockSubmodules:
+def _block_spec(config: TransformerConfig, virtual: int | None, *, causal: bool) -> TransformerBlockSubmodules:
     layer = get_gpt_layer_local_spec(normalization="RMSNorm")
     layer.submodules.input_layernorm = RMSNorm
     layer.submodules.pre_mlp_layernorm = RMSNorm
-    layer.submodules.self_attention.params = {"attn_mask_type": AttnMaskType.no_mask}
+    mask = AttnMaskType.causal if causal else AttnMaskType.no_mask
+    layer.submodules.self_attention.params = {"attn_mask_type": mask}
     layer.submodules.self_attention.submodules.core_attention = SegmentAttention
     layers = [layer] * get_num_layers_to_build(config, virtual)
     return TransformerBlockSubmodules(layer_specs=layers, layer_norm=RMSNorm)

@@ -41,6 +41,7 @@ def write_card(
     """
     stages = {artifact.stage: artifact for artifact in chain}
     architecture = ModelConfig.model_validate(model.record["config"]["model"])
+    causal = architecture.attention == "causal"
     environment = Environment(
         loader=PackageLoader("illada.release", "."),
         undefined=StrictUndefined,
@@ -51,9 +52,10 @@ def write_card(
     )
     environment.filters |= {"cell": cell, "source_cells": source_cells, "fenced": fenced, "size": size, "share": share}
     return environment.get_template("card.md.jinja").render(
-        front=front_matter(config, stages),
+        front=front_matter(config, stages, causal=causal),
         release=config,
         model=architecture,
+        causal=causal,
         count=parameters(architecture),
         dtype=json.loads(model.path("config.json").read_text(encoding="utf-8"))["dtype"],
         sources=_sources(chain),
@@ -77,7 +79,7 @@ def write_card(
     )
 
 
-def front_matter(config: Release, stages: Mapping[str, Artifact]) -> str:
+def front_matter(config: Release, stages: Mapping[str, Artifact], *, causal: bool) -> str:
     """The YAML head that model hubs read."""
     languages = [name for name, _ in _by_size(_tokens(stages)["languages"])]
     head = {
@@ -85,7 +87,7 @@ def front_matter(config: Release, stages: Mapping[str, Artifact]) -> str:
         "language": [name for name in languages if _LANGUAGE.fullmatch(name)],
         "library_name": "transformers",
         "pipeline_tag": "text-generation",
-        "tags": ["diffusion-language-model", "masked-diffusion", "illada", "custom_code"],
+        "tags": ["llama"] if causal else ["diffusion-language-model", "masked-diffusion", "illada", "custom_code"],
     }
     return yaml.safe_dump(head, sort_keys=False, allow_unicode=True)
 

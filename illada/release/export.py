@@ -2,7 +2,7 @@
 
 The layout is the Hugging Face convention: one `model.safetensors`, or numbered shards with an index when the weights
 are larger than `shard_bytes`; the two remote-code files verbatim; class and tensor names as iLLaDA's. With tied
-embeddings the head is not stored twice.
+embeddings the head is not stored twice. A model of causal attention is a Llama, and needs no code of its own.
 """
 
 from __future__ import annotations
@@ -21,11 +21,31 @@ from illada.artifacts import write_json
 from illada.config import ModelConfig
 from illada.data.tokenizer import BOS_ID, EOS_ID, IM_END_ID, MASK_ID, PAD_ID, SPECIAL_TOKENS
 from illada.model.hf import configuration_illada, modeling_illada
+from illada.sample.model import empty_model
 
 SHARD_BYTES = 5 * 10**9
 REMOTE_CODE = (Path(configuration_illada.__file__), Path(modeling_illada.__file__))
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json")
 OPTIONAL_TOKENIZER_FILES = ("special_tokens_map.json", "added_tokens.json", "chat_template.jinja")
+_CODE = "modeling_illada.ILLaDAForCausalLM"
+_ILLADA: dict[str, Any] = {
+    "architectures": ["ILLaDAForCausalLM"],
+    # AutoModel too gives the class with a head: the published samplers load with AutoModel and read `.logits`
+    "auto_map": {
+        "AutoConfig": "configuration_illada.ILLaDAConfig",
+        "AutoModel": _CODE,
+        "AutoModelForCausalLM": _CODE,
+        "AutoModelForMaskedLM": _CODE,
+    },
+    "model_type": "illada",
+}
+_LLAMA: dict[str, Any] = {
+    "architectures": ["LlamaForCausalLM"],
+    "model_type": "llama",
+    "hidden_act": "silu",
+    "attention_bias": False,
+    "mlp_bias": False,
+}
 
 
 class ExportError(ValueError):
@@ -54,8 +74,8 @@ def export_model(
     folder.mkdir(parents=True, exist_ok=True)
     _save_weights(weights, folder, shard_bytes)
     write_json(folder / "config.json", {**configuration(model), "dtype": str(dtype).removeprefix("torch.")})
-    write_json(folder / "generation_config.json", _generation())
-    for source in REMOTE_CODE:
+    write_json(folder / "generation_config.json", _generation(model))
+    for source in REMOTE_CODE if model.attention == "bidirectional" else ():
         shutil.copyfile(source, folder / source.name)
     for name in TOKENIZER_FILES + OPTIONAL_TOKENIZER_FILES:
         if (tokenizer / name).exists():
@@ -64,17 +84,8 @@ def export_model(
 
 def configuration(model: ModelConfig) -> dict[str, Any]:
     """config.json of the architecture, without the weights' type."""
-    code = "modeling_illada.ILLaDAForCausalLM"
     return {
-        "architectures": ["ILLaDAForCausalLM"],
-        # AutoModel too gives the class with a head: the published samplers load with AutoModel and read `.logits`
-        "auto_map": {
-            "AutoConfig": "configuration_illada.ILLaDAConfig",
-            "AutoModel": code,
-            "AutoModelForCausalLM": code,
-            "AutoModelForMaskedLM": code,
-        },
-        "model_type": "illada",
+        **(_LLAMA if model.attention == "causal" else _ILLADA),
         "vocab_size": model.vocab_size,
         "hidden_size": model.hidden_size,
         "intermediate_size": model.ffn_size,
@@ -89,17 +100,16 @@ def configuration(model: ModelConfig) -> dict[str, Any]:
         "pad_token_id": PAD_ID,
         "bos_token_id": BOS_ID,
         "eos_token_id": EOS_ID,
-        "mask_token_id": MASK_ID,
+        **_mask(model),
     }
 
 
-def _generation() -> dict[str, Any]:
-    return {
-        "bos_token_id": BOS_ID,
-        "eos_token_id": [EOS_ID, IM_END_ID],
-        "pad_token_id": PAD_ID,
-        "mask_token_id": MASK_ID,
-    }
+def _generation(model: ModelConfig) -> dict[str, Any]:
+    return {"bos_token_id": BOS_ID, "eos_token_id": [EOS_ID, IM_END_ID], "pad_token_id": PAD_ID, **_mask(model)}
+
+
+def _mask(model: ModelConfig) -> dict[str, int]:
+    return {"mask_token_id": MASK_ID} if model.attention == "bidirectional" else {}
 
 
 def _check_tokenizer(tokenizer: Path, model: ModelConfig) -> None:
@@ -117,9 +127,7 @@ def _check_tokenizer(tokenizer: Path, model: ModelConfig) -> None:
 
 
 def _check_weights(weights: Mapping[str, torch.Tensor], model: ModelConfig) -> torch.dtype:
-    with torch.device("meta"):
-        twin = modeling_illada.ILLaDAForCausalLM(configuration_illada.ILLaDAConfig(**configuration(model)))
-    shapes = {name: tuple(parameter.shape) for name, parameter in twin.named_parameters()}
+    shapes = {name: tuple(parameter.shape) for name, parameter in empty_model(configuration(model)).named_parameters()}
     if missing := sorted(shapes.keys() - weights.keys()):
         raise ExportError(f"{len(missing)} tensors are missing, the first is {missing[0]}")
     if extra := sorted(weights.keys() - shapes.keys()):

@@ -13,8 +13,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from illada.data.tokenizer import MASK_ID, SPECIAL_TOKENS
-from illada.model.hf.modeling_illada import ILLaDAForCausalLM
 from illada.release.checksums import ReleaseError
+from illada.sample.model import Model
 
 PROBES = "probes.safetensors"
 TOLERANCE = 1e-4
@@ -22,7 +22,7 @@ TOLERANCE = 1e-4
 _SHAPE = (2, 16)
 
 
-def write_probes(model: ILLaDAForCausalLM, folder: Path) -> None:
+def write_probes(model: Model, folder: Path) -> None:
     """Write arbitrary tokens [2, 16], every third one masked, and their logits [2, 16, V]; turns `model` to float64."""
     raw = np.random.Philox(key=[0, 0]).random_raw(_SHAPE[0] * _SHAPE[1])
     first = len(SPECIAL_TOKENS)
@@ -34,7 +34,7 @@ def write_probes(model: ILLaDAForCausalLM, folder: Path) -> None:
     save_file({"logits": logits, "tokens": tokens}, folder / PROBES)
 
 
-def check_probes(model: ILLaDAForCausalLM, folder: Path) -> float:
+def check_probes(model: Model, folder: Path) -> float:
     """The largest difference from the stored logits, computed in float32; turns `model` to float32.
 
     Raises:

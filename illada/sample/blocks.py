@@ -18,7 +18,8 @@ from illada.config import Generate
 from illada.data.tokenizer import EOS_ID, IM_END_ID, TextTokenizer
 from illada.model.hf.modeling_illada import ILLaDAForCausalLM
 from illada.sample.denoise import Predict, SpecialTokens, fill_block
-from illada.sample.model import load
+from illada.sample.left_to_right import continue_prompts
+from illada.sample.model import Model, load
 
 
 class Reports(Protocol):
@@ -38,28 +39,33 @@ def sample_prompts(folder: Path, settings: Generate, progress: Reports) -> list[
     model, tokenizer = load(folder)
     progress.start(settings.max_new_tokens, "tokens")
     prompts = [tokenizer.chat_prompt([{"role": "user", "content": prompt}]) for prompt in settings.prompts]
-    texts = generate(model, tokenizer, prompts, settings, on_block=progress.update)
+    texts = generate(model, tokenizer, prompts, settings, progress.update)
     return [{"prompt": prompt, "text": text} for prompt, text in zip(settings.prompts, texts, strict=True)]
 
 
 def generate(
-    model: ILLaDAForCausalLM,
+    model: Model,
     tokenizer: TextTokenizer,
     prompts: Sequence[Sequence[int]],
     settings: Generate,
     on_block: Callable[[int], None] | None = None,
 ) -> list[str]:
-    """The continuation of each prompt (token ids) as text.
+    """The continuation of each prompt (token ids) as text: in blocks, or left to right by an autoregressive model.
 
     Raises:
         ValueError: a prompt and `max_new_tokens` together exceed the model's positions.
     """
-    positions, longest = model.config.max_position_embeddings, max(map(len, prompts), default=0)
+    causal = model.config.model_type == "llama"
+    positions = model.config.max_position_embeddings - causal  # one is BOS
+    longest = max(map(len, prompts), default=0)
     if longest + settings.max_new_tokens > positions:
         raise ValueError(
             f"a prompt of {longest} tokens and max_new_tokens {settings.max_new_tokens} exceed the model's {positions} "
             f"positions; ask for at most {max(positions - longest, 0)} new tokens or shorten the prompt"
         )
+    if causal:
+        found = continue_prompts(model, tokenizer.vocab_size, prompts, settings, on_block or (lambda done: None))
+        return [tokenizer.decode(ids) for ids in found]
     special = SpecialTokens(mask=model.config.mask_token_id, pad=model.config.pad_token_id, stop=(EOS_ID, IM_END_ID))
     predict = predictor(model, tokenizer.vocab_size)
     return [tokenizer.decode(ids) for ids in generate_blocks(predict, prompts, settings, special, on_block)]

@@ -7,23 +7,48 @@ error.
 from __future__ import annotations
 
 import json
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
+from transformers.models.llama import LlamaConfig, LlamaForCausalLM
+from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
 
 from illada.data.tokenizer import TextTokenizer
 from illada.model.hf.configuration_illada import ILLaDAConfig
 from illada.model.hf.modeling_illada import ILLaDAForCausalLM
+
+Model: TypeAlias = ILLaDAForCausalLM | LlamaForCausalLM
+"""A masked diffusion model, or an autoregressive one."""
 
 
 class ModelFolderError(ValueError):
     """A folder that is not a model this package can load; says what is wrong with it."""
 
 
-def load(folder: Path, device: torch.device | str = "cpu") -> tuple[ILLaDAForCausalLM, TextTokenizer]:
+def empty_model(config: Mapping[str, Any]) -> Model:
+    """The model of a `config.json`, whose weights take no memory yet. KeyError for an unknown `model_type`."""
+    with torch.device("meta"):
+        return _CLASSES[config["model_type"]](config)
+
+
+def _llama(config: Mapping[str, Any]) -> LlamaForCausalLM:
+    model = LlamaForCausalLM(LlamaConfig(**config))
+    with torch.device("cpu"):  # its frequencies are computed, and in no file
+        model.model.rotary_emb = LlamaRotaryEmbedding(model.config)
+    return model
+
+
+_CLASSES: dict[str, Callable[[Mapping[str, Any]], Model]] = {
+    "illada": lambda config: ILLaDAForCausalLM(ILLaDAConfig(**config)),
+    "llama": _llama,
+}
+
+
+def load(folder: Path, device: torch.device | str = "cpu") -> tuple[Model, TextTokenizer]:
     """The model in evaluation mode, in the type it was saved in, and its tokenizer.
 
     Raises:
@@ -32,10 +57,9 @@ def load(folder: Path, device: torch.device | str = "cpu") -> tuple[ILLaDAForCau
     if not folder.is_dir():
         raise ModelFolderError(f"{folder}: no such folder; give the folder of a release")
     raw = _read_json(folder / "config.json")
-    if raw.get("model_type") != "illada":
-        raise ModelFolderError(f"{folder}: holds a {raw.get('model_type')!r} model, expected 'illada'")
-    with torch.device("meta"):
-        model = ILLaDAForCausalLM(ILLaDAConfig(**raw))
+    if raw.get("model_type") not in _CLASSES:
+        raise ModelFolderError(f"{folder}: holds a {raw.get('model_type')!r} model, expected 'illada' or 'llama'")
+    model = empty_model(raw)
     weights = _read_weights(folder)
     _check(weights, model, folder)
     model.load_state_dict(weights, strict=False, assign=True)
@@ -67,7 +91,7 @@ def _read_weights(folder: Path) -> dict[str, torch.Tensor]:
     return weights
 
 
-def _check(weights: dict[str, torch.Tensor], model: ILLaDAForCausalLM, folder: Path) -> None:
+def _check(weights: dict[str, torch.Tensor], model: Model, folder: Path) -> None:
     shapes = {name: tuple(parameter.shape) for name, parameter in model.named_parameters()}
     for what, names in (("lacks", shapes.keys() - weights.keys()), ("has unknown", weights.keys() - shapes.keys())):
         if names:

@@ -14,6 +14,7 @@ A row of `metrics.jsonl` is one update:
     seconds           of this step alone; `tokens_per_second` follows from it
     compute           seconds that ranks computed before they waited for others: `median`, `slowest`, and which `rank`
 
+Of an autoregressive objective every position counts as masked, q is 1, and nothing falls to any noise level.
 A step that changed no weight has the reason (`illada.train.guard`) as `skipped`, and null for what is not a number.
 After a resume the rows of undone steps are dropped, so that the file is an uninterrupted run's but for timings.
 """
@@ -42,7 +43,7 @@ _PART_SECONDS = 5.0
 
 
 def add_micro_batch(
-    sums: Tensor, cross_entropy: Tensor, weight: Tensor, level: Tensor, mask: Tensor, window: int
+    sums: Tensor, cross_entropy: Tensor, weight: Tensor, level: Tensor | None, mask: Tensor, window: int
 ) -> None:
     """Add one micro-batch to `sums`, float64 [SUMS or more]: summable over ranks, read by `step_row`.
 
@@ -50,17 +51,19 @@ def add_micro_batch(
         sums: changed in place; what follows the first SUMS elements is left alone.
         cross_entropy: float32 [masked] nats of the masked positions, in the order of `mask`.
         weight: float32 [b, s], 1 / q where masked.
-        level: float32 [b, s], the noise level t.
+        level: float32 [b, s], the noise level t; None where there is no noise, and so nothing to tell by it.
         mask: bool [b, s].
         window: tokens a row counts for, s or more (rows of conversations are as long as they need to be).
     """
     nats = cross_entropy.detach().double()
     weighted = nats * weight[mask].double()
-    bucket = (level * NOISE_BUCKETS).long().clamp_(max=NOISE_BUCKETS - 1)
-    masked = bucket[mask]
     sums[0] += weighted.sum()
     sums[1] += nats.numel()
     sums[2] += len(mask) * window
+    if level is None:
+        return
+    bucket = (level * NOISE_BUCKETS).long().clamp_(max=NOISE_BUCKETS - 1)
+    masked = bucket[mask]
     by_noise = sums[3:SUMS].view(4, NOISE_BUCKETS)
     by_noise[0].index_add_(0, masked, nats)
     by_noise[1].index_add_(0, masked, nats.new_ones(()).expand_as(nats))

@@ -22,7 +22,8 @@ from torch import Tensor
 
 from illada.artifacts import check_fence
 from illada.data.loader import Batch, Loader
-from illada.data.tokenizer import MASK_ID
+from illada.data.tokenizer import BOS_ID, MASK_ID
+from illada.diffusion.autoregressive import shifted
 from illada.diffusion.masked import corrupt, weighted_loss
 from illada.model.megatron import context_slice
 from illada.train import decay
@@ -133,16 +134,22 @@ class Stepper:
         size, part = placement.micro_batch, window // placement.context
         sums = StepSums.zeros(len(batch.tokens) * placement.data, device())
         first = parallel_state.get_data_parallel_rank() * len(batch.tokens)
+        masked = self.job.training.objective.kind == "masked"
         counted = parallel_state.get_tensor_model_parallel_rank() == 0
 
         def forward(micro_batches: Iterator[_MicroBatch], model: torch.nn.Module) -> tuple[Tensor, Any]:
             micro = next(micro_batches)
             positions = len(micro.tokens) * window
-            output = model(corrupt(micro.tokens, micro.mask, MASK_ID), micro.boundaries, micro.tokens, micro.mask)
+            if masked:
+                inputs = corrupt(micro.tokens, micro.mask, MASK_ID)
+            else:
+                inputs = shifted(micro.tokens, micro.boundaries, BOS_ID)
+            output = model(inputs, micro.boundaries, micro.tokens, micro.mask)
 
             def loss(cross_entropy: Tensor) -> tuple[Tensor, dict[str, Any]]:
                 if counted:
-                    add_micro_batch(sums.figures, cross_entropy, micro.weight, micro.level, micro.mask, part)
+                    level = micro.level if masked else None
+                    add_micro_batch(sums.figures, cross_entropy, micro.weight, level, micro.mask, part)
                     sums.add_windows(first + micro.first, cross_entropy, micro.weight, micro.mask)
                 return weighted_loss(cross_entropy, micro.weight[micro.mask], positions), {}
 

@@ -299,6 +299,26 @@ LAYOUT = "placement.pretrain"
             changed(pretrain__batch_ramp=[{"batch": 2, "until_tokens": 100}, {"batch": 4, "until_tokens": 100}]),
             "4 windows until 100 tokens does not",
         ),
+        (
+            changed(model__attention="causal"),
+            "pretrain.objective.kind masked needs model.attention bidirectional, not causal",
+        ),
+        (
+            changed(
+                model__attention="causal",
+                pretrain__objective={"kind": "autoregressive"},
+                placement__pretrain={"context": 2},
+            ),
+            "placement.pretrain.context: causal attention is not divided over ranks",
+        ),
+        (
+            changed(sft__objective={"kind": "autoregressive"}),
+            "sft.objective.kind autoregressive needs model.attention causal, not bidirectional",
+        ),
+        (
+            changed(pretrain__objective={"kind": "autoregressive", "eps": 0.01, "levels": "stratified"}),
+            "pretrain.objective: eps, levels: masks nothing",
+        ),
         (changed(placement__pretrain={"data": 0}), "placement.pretrain.data: "),
         (changed(placement__object_store_mb=1), "placement.object_store_mb: "),
     ],
@@ -306,6 +326,19 @@ LAYOUT = "placement.pretrain"
 def test_what_cannot_work_is_refused(raw: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         parse_config(raw, WorkflowConfig)
+
+
+def test_identity_is_of_what_differs() -> None:
+    """What was there before there was a choice is named as it was: fingerprints stay."""
+    masked = parse_config(MINIMAL, WorkflowConfig)
+    assert masked.pretrain.objective.identity() == {"kind": "masked", "eps": 1e-3, "random_split": 0.3}
+    assert "attention" not in masked.identity()["model"] and "batch_ramp" not in masked.identity()["pretrain"]
+    objective = {"kind": "autoregressive"}
+    raw = changed(model__attention="causal", pretrain__objective=objective, sft__objective=objective)
+    config = parse_config(raw, WorkflowConfig)
+    assert config.pretrain.objective.identity() == {**objective, "random_split": 0.3}
+    assert config.identity()["model"]["attention"] == "causal"
+    assert WorkflowConfig.model_validate(config.identity() | {"workflow": "crawl-to-release"}) == config
 
 
 def test_minimal_configuration_is_valid() -> None:

@@ -33,10 +33,12 @@ def _operands(rows: int, length: int = LENGTH, width: int = WIDTH) -> tuple[Tens
     return q, k, v
 
 
-def _dense(query: Tensor, key: Tensor, value: Tensor, rows: Rows) -> Tensor:
+def _dense(query: Tensor, key: Tensor, value: Tensor, rows: Rows, causal: bool = False) -> Tensor:
     key, value = (x.repeat_interleave(HEADS // KV_HEADS, dim=2) for x in (key, value))
     segment = torch.stack([sum(torch.arange(len(query)) >= end for end in row[1:]) for row in rows])
     visible = segment[:, None, :, None] == segment[:, None, None, :]
+    if causal:
+        visible = visible & torch.ones(len(query), len(query)).tril().bool()
     scores = torch.einsum("ibhd,jbhd->bhij", query, key) / query.shape[-1] ** 0.5
     chances = scores.masked_fill(~visible, -torch.inf).softmax(-1)
     return torch.einsum("bhij,jbhd->ibhd", chances, value).flatten(2)
@@ -67,12 +69,23 @@ def test_equals_dense_attention(rows: Rows, slices: int) -> None:
 
 
 @pytest.mark.parametrize("rows", CUT, ids=str)
-def test_packing_for_the_variable_length_kernel(rows: Rows, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_causal_attention_equals_dense(rows: Rows) -> None:
+    operands = _operands(len(rows))
+    output = attend(*operands, spans(_boundaries(rows), LENGTH, 0, LENGTH), causal=True)
+    expected = _dense(*(x.detach().double() for x in operands), rows, causal=True)
+    torch.testing.assert_close(output.double(), expected, rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("causal", [False, True], ids=["bidirectional", "causal"])
+@pytest.mark.parametrize("rows", CUT, ids=str)
+def test_packing_for_the_variable_length_kernel(rows: Rows, causal: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     """The CUDA kernel is stood in for by a loop over the ends, so that the layout around it is checked anywhere."""
 
     def kernel(
-        q: Tensor, k: Tensor, v: Tensor, ends_q: Tensor, ends_k: Tensor, max_q: int, max_k: int, *, enable_gqa: bool
-    ) -> Tensor:
+        q: Tensor, k: Tensor, v: Tensor, ends_q: Tensor, ends_k: Tensor, max_q: int, max_k: int, *, enable_gqa: bool,
+        window_size: tuple[int, int],
+    ) -> Tensor:  # fmt: skip
+        assert window_size == (-1, 0 if causal else -1)
         assert ends_q.dtype == ends_k.dtype == torch.int32 and enable_gqa
         assert max_q >= int(ends_q.diff().max()) and max_k >= int(ends_k.diff().max())
         assert int(ends_q[-1]) == len(q) and int(ends_k[-1]) == len(k)
@@ -82,15 +95,19 @@ def test_packing_for_the_variable_length_kernel(rows: Rows, monkeypatch: pytest.
         ):
             if a < b:
                 whole = (((0, b - a, 0, d - c),),)
-                pieces.append(attend(q[a:b, None], k[c:d, None], v[c:d, None], whole).view(b - a, HEADS, -1))
+                pieces.append(
+                    attend(q[a:b, None], k[c:d, None], v[c:d, None], whole, causal=causal).view(b - a, HEADS, -1)
+                )
         return torch.cat(pieces)
 
     monkeypatch.setattr(attention, "varlen_attn", kernel)
     query, key, value = _operands(len(rows))
     boundaries = _boundaries(rows)
-    for first, end in ((0, LENGTH), (0, LENGTH // 2), (LENGTH // 2, LENGTH)):
-        packed = attend_packed(query[first:end], key, value, Packed.of(boundaries, LENGTH, first, end))
-        expected = attend(query[first:end], key, value, spans(boundaries, LENGTH, first, end))
+    slices = ((0, LENGTH),) if causal else ((0, LENGTH), (0, LENGTH // 2), (LENGTH // 2, LENGTH))
+    for first, end in slices:
+        packing = Packed.of(boundaries, LENGTH, first, end)
+        packed = attend_packed(query[first:end], key, value, packing, causal=causal)
+        expected = attend(query[first:end], key, value, spans(boundaries, LENGTH, first, end), causal=causal)
         torch.testing.assert_close(packed, expected, rtol=0, atol=1e-6)
 
 

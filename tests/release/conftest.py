@@ -220,6 +220,17 @@ def released(chain: Chain) -> Artifact:
     return build(chain.store, chain.artifacts)
 
 
+@pytest.fixture
+def release_of(tmp_path: Path) -> Callable[[TinyModel], Artifact]:
+    """A function that builds every stage of another model, and its release."""
+
+    def made(model: TinyModel) -> Artifact:
+        chain = build_chain(tmp_path / "other", model)
+        return build(chain.store, chain.artifacts)
+
+    return made
+
+
 @pytest.fixture(scope="session")
 def gates_with() -> Callable[[Store, list[Artifact], Mapping[str, Any]], Artifact]:
     """A function that evaluates a chain's gates with other thresholds or waivers than the release's."""
