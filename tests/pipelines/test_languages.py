@@ -6,11 +6,16 @@ import zipfile
 from pathlib import Path
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from illada.config import ConfigError, Curate
-from pipelines.languages import check_languages, function_words, identify_language, known_languages
+from pipelines import languages
+from pipelines.language_model import LanguageModel
+from pipelines.languages import by_fasttext, check_languages, function_words, identify_language, known_languages
 from pipelines.words import word_tokenizer
 
+OWN = LanguageModel(languages._path())
 RIGHTS = Path(__file__).resolve().parents[2].parent / "shared" / "data" / "text" / "nltk_udhr2.zip"
 FILES = {
     "ar": "arb", "bg": "bul", "ca": "cat", "cs": "ces", "da": "dan", "de": "deu", "el": "ell_monotonic", "en": "eng",
@@ -71,6 +76,46 @@ def test_the_universal_declaration_of_human_rights(language: str) -> None:
     assert found(text, language) >= len(function_words(language)) * 2 // 3
     others = {other: found(text, other) for other in ("en", "ru", "ar", "fi") if other != language}
     assert found(text, language) > max(others.values())
+
+
+PIECES = [*SENTENCES.values(), *" \n\t\r\v\f\0", "</s>", " </s> ", "__label__en", "__label__xx ",
+          "日本語の文章", "한국어", "ไทย", "\x85\u2028", "😀", "1,5", "<x>", "a", "é"]  # fmt: skip
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.lists(st.one_of(st.sampled_from(PIECES), st.text(max_size=12)), max_size=8))
+def test_our_evaluation_of_the_model_is_fasttexts(pieces: list[str]) -> None:
+    text = "".join(pieces).encode(errors="replace").decode()
+    assert OWN.predict(text) == by_fasttext(text)
+
+
+@pytest.mark.skipif(not RIGHTS.exists(), reason="the Universal Declaration of Human Rights is not here")
+def test_our_evaluation_of_the_model_is_fasttexts_in_any_script() -> None:
+    with zipfile.ZipFile(RIGHTS) as archive:
+        texts = [archive.read(name).decode(errors="replace") for name in archive.namelist() if name.endswith(".txt")]
+    assert len(texts) > 200
+    for text in texts:
+        assert OWN.predict(text[:3000]) == by_fasttext(text[:3000])
+
+
+def test_lone_surrogates_are_no_text() -> None:
+    with pytest.raises(UnicodeEncodeError):
+        identify_language("a \udc80 b")
+
+
+def test_a_model_that_proves_different_is_not_used(monkeypatch: pytest.MonkeyPatch) -> None:
+    languages._predictor.cache_clear()
+    monkeypatch.setattr(LanguageModel, "predict", lambda self, text: ("en", 1.0))
+    assert identify_language(SENTENCES["da"]) == by_fasttext(SENTENCES["da"])
+    languages._predictor.cache_clear()
+
+
+def test_other_models_are_refused(tmp_path: Path) -> None:
+    damaged = bytearray(languages._path().read_bytes())
+    damaged[32:36] = (3).to_bytes(4, "little")  # softmax
+    (tmp_path / "model").write_bytes(damaged)
+    with pytest.raises(ValueError, match="not a fastText model of a kind"):
+        LanguageModel(tmp_path / "model")
 
 
 def test_unknown_ones_are_refused() -> None:
