@@ -22,7 +22,7 @@ class Responses(Config):
     padded_together: int = Field(default=2, gt=0)
 
 
-_PUBLISHED: dict[str, Any] = {"eps": 1e-3, "levels": "independent", "responses": None}
+_PUBLISHED: dict[str, Any] = {"eps": 1e-3, "levels": "independent", "isolate_documents": False, "responses": None}
 
 
 class Objective(Config):
@@ -31,7 +31,8 @@ class Objective(Config):
     Or `autoregressive`, next-token prediction by a model of causal attention, which has windows and splits alone.
 
     `random_split` is the probability that a window is cut at a random position into two segments which attend only
-    within themselves (iLLaDA's random length). `levels` says how t is drawn: for each window on its own, as published,
+    within themselves (iLLaDA's random length). With `isolate_documents` every document of a window is such a segment as
+    well, and each segment has a t of its own. `levels` says how t is drawn: for each window on its own, as published,
     or spread evenly over the windows of a global step, which has the same expectation and varies less. Without
     `responses` windows are cut from the stream of all documents and everything in them is masked, prompts too.
     """
@@ -40,19 +41,22 @@ class Objective(Config):
     eps: float = Field(default=_PUBLISHED["eps"], gt=0, lt=1)
     random_split: float = Field(default=0.3, ge=0, le=1)
     levels: Literal["independent", "stratified"] = "independent"
+    isolate_documents: bool = False
     responses: Responses | None = None
 
     @model_validator(mode="after")
     def _nothing_masked(self) -> Self:
         foreign = [name for name, value in _PUBLISHED.items() if getattr(self, name) != value]
         if self.kind == "autoregressive" and foreign:
-            raise ValueError(f"{', '.join(foreign)}: masks nothing, so there is none; leave out, or kind: masked")
+            raise ValueError(f"{', '.join(foreign)}: only a masked objective has it; leave out, or kind: masked")
         return self
 
     @model_validator(mode="after")
     def _whole_conversations(self) -> Self:
         if self.responses is not None and self.random_split:
             raise ValueError(f"responses are not cut at random: random_split must be 0, not {self.random_split}")
+        if self.responses is not None and self.isolate_documents:
+            raise ValueError("with responses every row is one document: leave out isolate_documents")
         return self
 
     @model_serializer(mode="wrap")

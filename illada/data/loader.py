@@ -33,7 +33,7 @@ class Batch:
         mask: bool [b, L].
         weight: float32 [b, L].
         level: float32 [b, L].
-        boundaries: int32 [b, 3].
+        boundaries: int32 [b, 3], or more with documents apart.
     """
 
     window_ids: NDArray[np.int64]
@@ -103,7 +103,10 @@ class Loader:
         tokens = np.empty((count, self.windows.length), dtype=np.int64)
         for row, window_id in zip(tokens, window_ids.tolist(), strict=True):
             row[:] = self.windows[window_id]
-        noise = self._noise(epochs, window_ids, self._levels(step, first, count), self.windows.length)
+        cuts = self._cuts(window_ids) if self.objective.isolate_documents else None
+        segments = 2 if cuts is None else 2 + max(map(len, cuts))
+        levels = self._levels(step, first, count, segments)
+        noise = self._noise(epochs, window_ids, levels, self.windows.length, cuts, segments)
         return Batch(window_ids=window_ids, epochs=epochs, tokens=tokens, **noise)
 
     def _check_rows(self, step: int, first: int, count: int) -> None:
@@ -126,11 +129,15 @@ class Loader:
         ids = [self._order(int(epoch)).take(places[epochs == epoch]) for epoch in np.unique(epochs)]
         return epochs, np.concatenate(ids)
 
-    def _levels(self, step: int, first: int, count: int) -> NDArray[np.float64] | None:
-        """Levels of rows of a step, [2, count]; None where each window draws its own."""
+    def _cuts(self, window_ids: NDArray[np.int64]) -> list[NDArray[np.int64]]:
+        assert isinstance(self.windows, Windows), "rows of conversations are documents"
+        return [self.windows.cuts(window) for window in window_ids.tolist()]
+
+    def _levels(self, step: int, first: int, count: int, segments: int = 2) -> NDArray[np.float64] | None:
+        """Levels of rows of a step, [segments, count]; None where each window draws its own."""
         if self.objective.levels == "independent":
             return None
-        return stratified_levels(self.seed, step, first, count, self.sizes.size(step), domain=self.domain)
+        return stratified_levels(self.seed, step, first, count, self.sizes.size(step), segments, domain=self.domain)
 
     def _noise(
         self,
@@ -138,13 +145,21 @@ class Loader:
         window_ids: NDArray[np.int64],
         levels: NDArray[np.float64] | None,
         length: int,
+        cuts: Sequence[NDArray[np.int64]] | None = None,
+        segments: int = 2,
     ) -> dict[str, NDArray[Any]]:
         """The noise of rows of `length` tokens, each at an epoch: mask, weight, level, boundaries."""
         found: dict[str, NDArray[Any]] = {}
         for epoch in np.unique(epochs):
             chosen = epochs == epoch
+            own_cuts = None if cuts is None else [cuts[row] for row in chosen.nonzero()[0]]
             noise = self._of_epoch(
-                int(epoch), window_ids[chosen], None if levels is None else levels[:, chosen], length
+                int(epoch),
+                window_ids[chosen],
+                None if levels is None else levels[:, chosen],
+                length,
+                own_cuts,
+                segments,
             )
             for name in ("mask", "weight", "level", "boundaries"):
                 part = getattr(noise, name)
@@ -152,7 +167,13 @@ class Loader:
         return found
 
     def _of_epoch(
-        self, epoch: int, window_ids: NDArray[np.int64], levels: NDArray[np.float64] | None, length: int
+        self,
+        epoch: int,
+        window_ids: NDArray[np.int64],
+        levels: NDArray[np.float64] | None,
+        length: int,
+        cuts: Sequence[NDArray[np.int64]] | None,
+        segments: int,
     ) -> WindowNoise:
         seed, objective = self.seed, self.objective
         if objective.kind == "autoregressive":
@@ -167,6 +188,8 @@ class Loader:
             objective.random_split,
             domain=self.domain,
             levels=levels,
+            cuts=cuts,
+            segments=segments,
         )
 
     def state(self, step: int) -> dict[str, Any]:

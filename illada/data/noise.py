@@ -2,7 +2,8 @@
 
 Masked diffusion (LLaDA, arXiv 2502.09992, eq. 3): a sequence draws t ~ U(0,1) and every token becomes [MASK] with
 probability p = (1 - eps) t + eps; the loss weighs masked tokens by 1 / p. iLLaDA's random length (arXiv 2606.25331):
-with probability `random_split` a window is cut at a random position into two segments, each a sequence of its own.
+with probability `random_split` a window is cut at a random position into two segments, each a sequence of its own; it
+may be cut where its documents begin, too.
 
 The generator is Philox4x64-10 (Salmon et al., "Parallel random numbers: as easy as 1, 2, 3", SC 2011), counter-based:
 the key is (seed, domain) and the counter (block, window id, epoch, 0), so no two windows ever share a number. Only its
@@ -24,7 +25,7 @@ from numpy.typing import NDArray
 
 from illada.data.permutation import Permutation
 
-_DECISIONS = 4  # numbers drawn before the positions': split or not, where, t of the first and of the second segment
+_DECISIONS = 4  # numbers drawn before the positions': split or not, where, t of both segments if there are but two
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -32,7 +33,8 @@ class WindowNoise:
     """Noise of one window (shapes below), or of a batch of them (each with a leading batch axis).
 
     Attributes:
-        boundaries: int32 [3]: 0, end of the first segment, window length. No split: [0, length, length].
+        boundaries: int32 [segments + 1]: 0, then ends of segments, the last one the length, repeated where there are
+            fewer segments than in another row. Without documents [3], and without a split [0, length, length].
         mask: bool [length]: the positions that become [MASK].
         weight: float32 [length]: 1 / p of the position's segment where masked, 0 elsewhere.
         level: float32 [length]: t of the position's segment.
@@ -62,10 +64,14 @@ def batch_noise(
     *,
     domain: str = "train",
     levels: NDArray[np.float64] | None = None,
+    cuts: Sequence[NDArray[np.int64]] | None = None,
+    segments: int = 2,
 ) -> WindowNoise:
     """Noise of several windows at once, arrays with a leading batch axis; row i depends on window_ids[i] alone.
 
-    With `levels`, [2, len(window_ids)] in [0, 1), these are t of the first and of the second segment of each row.
+    With `levels`, [segments, len(window_ids)] in [0, 1), these are t of the first, second, ... segment of each row.
+    With `cuts` each row is cut at its ascending positions, all within (0, length), as well as at random; `segments` is
+    the most that this makes of any row.
 
     Raises:
         ValueError: a seed outside [0, 2**64), a negative epoch or window id, a length below 1.
@@ -73,10 +79,14 @@ def batch_noise(
     if length < 1:
         raise ValueError(f"length {length} must be positive")
     uniform = uniforms(seed, epoch, window_ids, _DECISIONS + length, domain=domain)
-    first, second = uniform[:, 2:_DECISIONS].T if levels is None else levels
-    boundaries = _boundaries(uniform, length, random_split)
-    cut = boundaries[:, 1]
-    level = np.where(np.arange(length) < cut[:, None], first[:, None], second[:, None])
+    if levels is None and cuts is None:
+        levels = uniform[:, 2:_DECISIONS].T
+    elif levels is None:
+        levels = uniforms(seed, epoch, window_ids, segments, domain=f"{domain}/segments").T
+    boundaries = _boundaries(uniform, length, random_split, cuts, segments)
+    level = np.empty((len(boundaries), length))
+    for row, ends in enumerate(boundaries):
+        level[row] = np.repeat(levels[:, row], np.diff(ends))
     probability = (1 - eps) * level + eps
     mask = uniform[:, _DECISIONS:] < probability
     weight = np.where(mask, 1 / probability, 0)
@@ -105,10 +115,20 @@ def without_noise(boundaries: NDArray[np.int32]) -> WindowNoise:
     return WindowNoise(boundaries=boundaries, mask=np.ones(shape, dtype=np.bool_), weight=ones, level=zeros)
 
 
-def _boundaries(uniform: NDArray[np.float64], length: int, random_split: float) -> NDArray[np.int32]:
+def _boundaries(
+    uniform: NDArray[np.float64],
+    length: int,
+    random_split: float,
+    cuts: Sequence[NDArray[np.int64]] | None = None,
+    segments: int = 2,
+) -> NDArray[np.int32]:
     split, place = uniform[:, :2].T
     cut = np.where((split < random_split) & (length > 1), 1 + (place * (length - 1)).astype(np.int64), length)
-    return np.stack([np.zeros_like(cut), cut, np.full_like(cut, length)], axis=1).astype(np.int32)
+    boundaries = np.full((len(cut), segments + 1), length, dtype=np.int32)
+    for row, ends in enumerate(boundaries):
+        found = np.unique([0, *(() if cuts is None else cuts[row]), cut[row]])
+        ends[: len(found)] = found
+    return boundaries
 
 
 def uniforms(
@@ -132,19 +152,20 @@ def uniforms(
 
 
 def stratified_levels(
-    seed: int, step: int, first: int, count: int, global_batch: int, *, domain: str = "train"
+    seed: int, step: int, first: int, count: int, global_batch: int, segments: int = 2, *, domain: str = "train"
 ) -> NDArray[np.float64]:
-    """Levels t of rows first..first+count of a global step, [2, count]: of first and second segments.
+    """Levels t of rows first..first+count of a global step, [segments, count]: of first, second, ... segments.
 
     t_i = (u + pi(i) / B) mod 1 over the B rows of the step, u ~ U(0, 1) and pi a permutation, both of (seed, step) and
-    different for the two segments: every t_i is uniform, and each interval [k / B, (k + 1) / B) has exactly one of
-    them. It is the low-discrepancy sampler of variational diffusion models (Kingma et al., arXiv 2107.00630),
-    taken by MDLM (arXiv 2406.07524) to masked diffusion, over the whole step instead of a device's part of it.
+    different for every place of a segment in its row: every t_i is uniform, and each interval [k / B, (k + 1) / B) has
+    exactly one of them. It is the low-discrepancy sampler of variational diffusion models (Kingma et al., arXiv
+    2107.00630), taken by MDLM (arXiv 2406.07524) to masked diffusion, over the whole step instead of a device's part.
     """
     rows = np.arange(first, first + count)
-    offsets = uniforms(seed, 0, [step], 2, domain=f"{domain}/levels")[0]
+    offsets = uniforms(seed, 0, [step], segments, domain=f"{domain}/levels")[0]
     places = [
-        Permutation(global_batch, seed, step, domain=f"{domain}/levels/{segment}").take(rows) for segment in (0, 1)
+        Permutation(global_batch, seed, step, domain=f"{domain}/levels/{segment}").take(rows)
+        for segment in range(segments)
     ]
     levels: NDArray[np.float64] = (offsets[:, None] + np.stack(places) / global_batch) % 1.0
     return levels

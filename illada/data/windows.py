@@ -26,6 +26,9 @@ class TokenStreams(Protocol):
     def values(self, shard: int) -> NDArray[Any]:
         """The flat tokens of one shard."""
 
+    def offsets(self, shard: int) -> NDArray[np.int32]:
+        """Where its documents begin and, last, where they end."""
+
 
 class Sequences(Protocol):
     """What rows of batches are made of: `Windows`, or `illada.data.conversations.Conversations`."""
@@ -68,3 +71,10 @@ class Windows:
         """Window `index` as a read-only view of the shard's memory map, dtype uint16 or uint32."""
         shard, start = self.locate(index)
         return self.shards.values(shard)[start : start + self.length]
+
+    def cuts(self, index: int) -> NDArray[np.int64]:
+        """Positions of window `index`, 0 left out, at which a document begins: ascending, in O(log documents)."""
+        shard, start = self.locate(index)
+        offsets = self.shards.offsets(shard)
+        first, end = np.searchsorted(offsets, (start + 1, start + self.length))
+        return offsets[first:end].astype(np.int64) - start

@@ -20,9 +20,8 @@ def shifted(tokens: Tensor, boundaries: Tensor, bos_id: int) -> Tensor:
     """The inputs, a new tensor: `tokens` int64 [b, s] moved right by one within segments, `bos_id` where each begins.
 
     Args:
-        boundaries: int [b, 3], (0, split, s) per row; split == s where the row is one segment.
+        boundaries: int [b, m] per row: 0, then ends of segments, ascending, the last one s, maybe repeated.
     """
-    inputs = tokens.roll(1, dims=1)
-    inputs[:, 0] = bos_id
     places = torch.arange(tokens.shape[1], device=tokens.device)
-    return inputs.masked_fill_(places == boundaries[:, 1:2], bos_id)
+    first = (places[:, None] == boundaries[:, None, :-1]).any(-1)
+    return tokens.roll(1, dims=1).masked_fill_(first, bos_id)

@@ -8,7 +8,9 @@ training objective's eps, which keeps 1/p finite, has no part in it, and windows
 
 Further reduction: of the draws for one window, draw k takes l from the k-th of equal strata of (0, 1). Each draw is no
 longer uniform, their mean still is, so a window's mean stays unbiased; windows remain independent of one another, which
-is what the standard errors, computed from the windows' means, rest on. The noise depends on (seed, window) alone:
+is what the standard errors, computed from the windows' means, rest on. Where documents were trained apart
+(`isolate_documents`) the model sees each document of a window alone, and the bound is the sum of theirs: as it is
+linear in what each adds, one t for all of them has the same expectation. The noise depends on (seed, window) alone:
 models evaluated on the same shards see the same masks, so their difference is known better than either value.
 """
 
@@ -71,7 +73,8 @@ def evaluate_nll(
     if exact:
         nats = exact_nats(model, tokens, lambda done: progress.update(done))
     else:
-        nats = window_nats(model, tokens, chosen.tolist(), config, lambda done: progress.update(done))
+        boundaries = _boundaries(windows, chosen) if objective.isolate_documents else None
+        nats = window_nats(model, tokens, chosen.tolist(), config, lambda done: progress.update(done), boundaries)
     sizes = tokenizer.token_bytes[tokens].sum(axis=1).astype(np.float64)
     return {
         **_figures(nats, sizes, window),
@@ -82,6 +85,15 @@ def evaluate_nll(
         "tokens": count * window,
         "bytes": int(sizes.sum()),
     }
+
+
+def _boundaries(windows: Windows, chosen: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Where the documents of each window begin, and its end, repeated: [n, m]."""
+    cuts = [windows.cuts(window) for window in chosen.tolist()]
+    boundaries = np.full((len(cuts), 2 + max(map(len, cuts))), windows.length)
+    for row, found in zip(boundaries, cuts, strict=True):
+        row[: len(found) + 1] = [0, *found]
+    return boundaries
 
 
 def _check(windows: Windows, model: Model, shards: Path | ShardSource) -> None:
@@ -104,8 +116,12 @@ def window_nats(
     window_ids: Sequence[int],
     config: Evaluate,
     on_pass: Callable[[int], None],
+    boundaries: NDArray[np.int64] | None = None,
 ) -> NDArray[np.float64]:
-    """Estimated nats of each window, [n], the mean over its draws, for tokens [n, L]."""
+    """Estimated nats of each window, [n], the mean over its draws, for tokens [n, L].
+
+    `boundaries` [n, m] are those of segments, see `ILLaDAModel`.
+    """
     n, length = tokens.shape
     masks, weights = (
         np.concatenate(part)
@@ -118,7 +134,8 @@ def window_nats(
         part = slice(start, start + per_pass)
         clean = torch.from_numpy(tokens[rows[part]]).to(model.device)
         mask = torch.from_numpy(masks[part]).to(model.device)
-        estimates[part] = _masked_entropy(model, clean, mask).cpu().numpy() * weights[part]
+        ends = None if boundaries is None else torch.from_numpy(boundaries[rows[part]]).to(model.device)
+        estimates[part] = _masked_entropy(model, clean, mask, ends).cpu().numpy() * weights[part]
         on_pass(min(start + per_pass, len(rows)))
     return estimates.reshape(n, config.draws).mean(axis=1)
 
@@ -136,9 +153,12 @@ def draw_masks(seed: int, window: int, draws: int, length: int) -> tuple[NDArray
     return rank < masked[:, None], length / masked
 
 
-def _masked_entropy(model: ILLaDAForCausalLM, clean: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+def _masked_entropy(
+    model: ILLaDAForCausalLM, clean: torch.Tensor, mask: torch.Tensor, boundaries: torch.Tensor | None
+) -> torch.Tensor:
     """Sum of the masked tokens' cross-entropies, float64 [b], for clean tokens and mask [b, L]."""
-    hidden = model.model(clean.masked_fill(mask, model.config.mask_token_id)).last_hidden_state[mask]
+    corrupted = clean.masked_fill(mask, model.config.mask_token_id)
+    hidden = model.model(corrupted, boundaries=boundaries).last_hidden_state[mask]
     target = clean[mask]
     chunk = max(1, _HEAD_ELEMENTS // model.config.vocab_size)
     entropy = torch.cat(

@@ -215,6 +215,13 @@ def _assumptions(config: WorkflowConfig, corpus: float) -> list[str]:
         "every pretraining token is seen once: shards hold as many as are trained on",
         "memory: no recomputation; CUDA context and communication buffers come on top",
     ]
+    apart = [
+        stage
+        for stage, training in (("pretrain", config.pretrain), ("sft", config.sft))
+        if training.objective.isolate_documents
+    ]
+    if apart:
+        found.append(f"{', '.join(apart)}: documents attend within themselves; attention counts as of whole windows")
     if config.sft.epochs is not None:
         pairs = config.data.pairs
         each = (

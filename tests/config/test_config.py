@@ -159,11 +159,14 @@ def test_published_objectives_stay_what_they_were() -> None:
     chosen = Objective(random_split=0.0, levels="stratified", responses=Responses(padded_together=4))
     assert Objective.model_validate(chosen.identity()) == chosen
     assert {"levels", "responses"} <= chosen.identity().keys()
+    assert Objective(isolate_documents=True).identity()["isolate_documents"] is True
 
 
 def test_text_has_no_responses() -> None:
     objective = {"random_split": 0.0, "responses": {}}
     parse_config(changed(sft__objective=objective), WorkflowConfig)
+    with pytest.raises(ConfigError, match=r"sft\.objective: .*leave out isolate_documents"):
+        parse_config(changed(sft__objective={**objective, "isolate_documents": True}), WorkflowConfig)
     with pytest.raises(ConfigError, match=r"pretrain\.objective\.responses: .* a setting of sft\.objective"):
         parse_config(changed(pretrain__objective=objective), WorkflowConfig)
 
@@ -317,7 +320,7 @@ LAYOUT = "placement.pretrain"
         ),
         (
             changed(pretrain__objective={"kind": "autoregressive", "eps": 0.01, "levels": "stratified"}),
-            "pretrain.objective: eps, levels: masks nothing",
+            "pretrain.objective: eps, levels: only a masked objective has it",
         ),
         (changed(placement__pretrain={"data": 0}), "placement.pretrain.data: "),
         (changed(placement__object_store_mb=1), "placement.object_store_mb: "),

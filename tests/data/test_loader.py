@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import itertools
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import pytest
@@ -106,6 +107,9 @@ class _ArrayShards:
     def values(self, shard: int) -> NDArray[np.uint16]:
         return np.arange(self.counts[shard], dtype=np.uint16)
 
+    def offsets(self, shard: int) -> NDArray[np.int32]:
+        return np.array([0, self.counts[shard]], dtype=np.int32)
+
 
 def _shared_loader() -> Loader:
     return Loader(Windows(_ArrayShards(), 24), 12, 5, Objective(random_split=0.5))
@@ -123,6 +127,35 @@ def test_stratified_levels_are_those_of_the_step_in_any_part_of_it(shards: Token
             assert_same(it.batch(step, first, 2), dataclasses.replace(whole, **rows))
         for name in ("epochs", "window_ids", "tokens", "boundaries"):
             np.testing.assert_array_equal(getattr(whole, name), getattr(own.batch(step, 0, 8), name))
+
+
+@pytest.mark.parametrize("levels", ["independent", "stratified"])
+def test_documents_apart(shards: TokenShards, levels: Any) -> None:
+    """Cut where documents begin and where windows are cut at random; a level for each; in any part of a step."""
+    it = loader(shards, objective=Objective(random_split=0.5, levels=levels, isolate_documents=True))
+    plain = loader(shards, objective=Objective(random_split=0.5))
+    several = 0
+    for step in (0, 3, it.steps(1)):
+        whole, other = it.batch(step, 0, 8), plain.batch(step, 0, 8)
+        np.testing.assert_array_equal(whole.tokens, other.tokens)
+        for row, window_id in enumerate(whole.window_ids.tolist()):
+            assert isinstance(it.windows, Windows)
+            ends = sorted({0, *it.windows.cuts(window_id).tolist(), *other.boundaries[row].tolist()})
+            assert sorted(set(whole.boundaries[row].tolist())) == ends
+            assert (np.diff(whole.boundaries[row]) >= 0).all()
+            drawn = [set(whole.level[row, a:b].tolist()) for a, b in itertools.pairwise(ends)]
+            assert all(len(level) == 1 for level in drawn) and len(set.union(*drawn)) == len(drawn)
+            several += len(drawn) > 2
+        p = (1 - it.objective.eps) * whole.level.astype(np.float64) + it.objective.eps
+        np.testing.assert_allclose(whole.weight[whole.mask], 1 / p[whole.mask], rtol=1e-5)
+        for first in range(0, 8, 2):
+            part, rows = it.batch(step, first, 2), slice(first, first + 2)
+            for name in ("tokens", "mask", "weight", "level"):
+                np.testing.assert_array_equal(getattr(part, name), getattr(whole, name)[rows])
+            width = part.boundaries.shape[1]
+            np.testing.assert_array_equal(part.boundaries, whole.boundaries[rows, :width])
+            assert (whole.boundaries[rows, width:] == 32).all()
+    assert several > 3
 
 
 def test_windows_can_be_looked_at(shards: TokenShards) -> None:

@@ -31,6 +31,9 @@ class FakeShards:
         self.touched.append(shard)
         return np.arange(self.counts[shard])
 
+    def offsets(self, shard: int) -> NDArray[np.int32]:
+        raise AssertionError("windows were asked for, not documents")
+
 
 @pytest.mark.parametrize("length", [1, 2, 16, 100, 333])
 def test_windows_are_the_token_streams(
@@ -46,6 +49,18 @@ def test_windows_are_the_token_streams(
     assert len(windows) == len(expected) > 0
     for mine, theirs in zip(windows, expected, strict=True):
         np.testing.assert_array_equal(mine, theirs)
+
+
+@pytest.mark.parametrize("length", [1, 2, 16, 100, 333])
+def test_cuts_are_where_documents_begin(
+    make_shards: Callable[..., TokenShards], documents: Documents, length: int
+) -> None:
+    shards = make_shards(documents)
+    windows = Windows(shards, length)
+    for index in range(len(windows)):
+        shard, start = windows.locate(index)
+        inside = range(start + 1, start + length)
+        assert windows.cuts(index).tolist() == [int(at) - start for at in shards.offsets(shard) if int(at) in inside]
 
 
 def test_windows_are_views(make_shards: Callable[..., TokenShards], documents: Documents) -> None:

@@ -119,29 +119,39 @@ def test_eps_vanishes_from_the_bound() -> None:
     assert gaps[0] > 9 * gaps[1] > 80 * gaps[2]
 
 
-@pytest.mark.parametrize("random_split", [0.0, 1.0])
-def test_noise_of_the_loader_makes_an_unbiased_estimate(random_split: float) -> None:
+@pytest.mark.parametrize(
+    ("random_split", "cuts", "expected_ends"),
+    [
+        (0.0, None, {(5, 5)}),
+        (1.0, None, {(cut, 5) for cut in (1, 2, 3, 4)}),
+        (0.5, [2], {(2, 5, 5), (1, 2, 5), (2, 3, 5), (2, 4, 5)}),
+    ],
+    ids=["whole", "split", "documents"],
+)
+def test_noise_of_the_loader_makes_an_unbiased_estimate(
+    random_split: float, cuts: list[int] | None, expected_ends: set[tuple[int, ...]]
+) -> None:
     """Monte Carlo with the training noise, masks and weights as they come, within 4 standard errors of enumeration."""
     length, draws = 5, 40_000
     tokens = torch.tensor([2, 0, 1, 1, 0])
-    noise = batch_noise(11, 0, range(draws), length, EPS, random_split)
+    documents = None if cuts is None else [np.array(cuts)] * draws
+    segments = 2 if cuts is None else 3
+    noise = batch_noise(11, 0, range(draws), length, EPS, random_split, cuts=documents, segments=segments)
     masks, weights = torch.from_numpy(noise.mask), torch.from_numpy(noise.weight).double()
 
-    def segments(split: int) -> list[slice]:
-        return [slice(0, split), slice(split, length)] if split < length else [slice(0, length)]
-
     estimates = torch.zeros(draws, dtype=torch.float64)
-    splits = torch.from_numpy(noise.boundaries[:, 1])
+    rows = [tuple(ends[1:]) for ends in noise.boundaries.tolist()]
     exact = {}
-    for split in splits.unique().tolist():
-        chosen = splits == split
-        exact[split] = 0.0
-        for part in segments(split):
-            model = _model(tokens[part])
-            estimates[chosen] += (model(masks[chosen, part]) * weights[chosen, part]).sum(-1)
-            exact[split] += expected_loss(model, part.stop - part.start, eps=EPS)
-    assert set(exact) == ({1, 2, 3, 4} if random_split else {5})
-    expected = torch.tensor([exact[split] for split in splits.tolist()], dtype=torch.float64)
+    for ends in set(rows):
+        chosen = torch.tensor([row == ends for row in rows])
+        exact[ends] = 0.0
+        for start, stop in itertools.pairwise((0, *ends)):
+            if start < stop:
+                part, model = slice(start, stop), _model(tokens[start:stop])
+                estimates[chosen] += (model(masks[chosen, part]) * weights[chosen, part]).sum(-1)
+                exact[ends] += expected_loss(model, stop - start, eps=EPS)
+    assert set(exact) == expected_ends
+    expected = torch.tensor([exact[ends] for ends in rows], dtype=torch.float64)
     difference = estimates - expected
     error = float(difference.std()) / math.sqrt(draws)
     assert error < 0.02 * float(expected.mean()), "too few draws to show anything"

@@ -58,8 +58,8 @@ def _windows(n: int) -> np.ndarray:
 def _entropies(model: ILLaDAForCausalLM, window: np.ndarray) -> dict[tuple[int, ...], float]:
     """For each non-empty set of masked positions, the sum of their cross-entropies: straight from the definition."""
     sums = {}
-    for size in range(1, L + 1):
-        for chosen in itertools.combinations(range(L), size):
+    for size in range(1, len(window) + 1):
+        for chosen in itertools.combinations(range(len(window)), size):
             tokens = torch.tensor(window)[None].clone()
             tokens[0, list(chosen)] = MASK
             logs = model(tokens).logits[0].log_softmax(-1)
@@ -67,11 +67,13 @@ def _entropies(model: ILLaDAForCausalLM, window: np.ndarray) -> dict[tuple[int, 
     return sums
 
 
-def _exact(sums: dict[tuple[int, ...], float]) -> float:
+def _exact(sums: dict[tuple[int, ...], float], length: int = L) -> float:
     """integral over t in (0, 1) of E[sum / t], a polynomial in t, by Gauss-Legendre quadrature (exact to degree 15)."""
     nodes, weights = np.polynomial.legendre.leggauss(8)
     t = (nodes + 1) / 2
-    integrand = sum(t ** (len(chosen) - 1) * (1 - t) ** (L - len(chosen)) * value for chosen, value in sums.items())
+    integrand = sum(
+        t ** (len(chosen) - 1) * (1 - t) ** (length - len(chosen)) * value for chosen, value in sums.items()
+    )
     return float((weights / 2 * integrand).sum())
 
 
@@ -87,6 +89,19 @@ def test_estimate_is_unbiased(model: ILLaDAForCausalLM, draws: int) -> None:
         error = estimates.std(ddof=1) / math.sqrt(repeats)
         assert error < 0.02 * exact
         assert abs(estimates.mean() - exact) < 4 * error
+
+
+def test_documents_apart_are_bounded_one_by_one(model: ILLaDAForCausalLM) -> None:
+    """The estimate of a window of two documents is unbiased for the sum of their exact bounds."""
+    repeats, cut = 1500, 2
+    (window,) = _windows(1)
+    exact = sum(_exact(_entropies(model, part), len(part)) for part in (window[:cut], window[cut:]))
+    repeated = np.repeat(window[None], repeats, axis=0)
+    boundaries = np.repeat(np.array([[0, cut, L]]), repeats, axis=0)
+    config = Evaluate(windows=2, draws=2, seed=7)
+    estimates = window_nats(model, repeated, list(range(repeats)), config, lambda done: None, boundaries)
+    error = estimates.std(ddof=1) / math.sqrt(repeats)
+    assert error < 0.02 * exact and abs(estimates.mean() - exact) < 4 * error
 
 
 def test_stratified_draws_vary_less_than_independent_ones(model: ILLaDAForCausalLM) -> None:
@@ -150,6 +165,8 @@ def test_figures_of_a_folder(tiny_model: TinyModel, tmp_path: Path) -> None:
     result = evaluate_nll(tiny_model.folder, shards, config, Objective(), 32, watched)
     assert result == evaluate_nll(tiny_model.folder, shards, config, Objective(random_split=0), 32, NoProgress())
     assert watched.seen[-1] == 36
+    apart = evaluate_nll(tiny_model.folder, shards, config, Objective(isolate_documents=True), 32, NoProgress())
+    assert apart["nll_per_token"] != result["nll_per_token"] and apart["tokens"] == result["tokens"]
     assert result["windows"] == result["windows_asked"] == 12
     assert result["windows_available"] > 12
     assert result["tokens"] == 12 * 32

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -73,12 +74,12 @@ def test_padding_changes_nothing(side: str) -> None:
 @torch.no_grad()
 def test_segments_are_independent_sequences() -> None:
     twin, tokens = _twin().double(), _tokens(4, 24)
-    splits = [5, 24, 5, 23]
-    boundaries = torch.tensor([[0, split, 24] for split in splits], dtype=torch.int32)
-    logits = twin(tokens, boundaries=boundaries).logits
-    for row, split in enumerate(splits):
-        for part in (slice(0, split), slice(split, 24)):
-            if tokens[row, part].numel():
+    rows = [[0, 5, 24, 24, 24], [0, 24, 24, 24, 24], [0, 5, 6, 6, 24], [0, 3, 12, 23, 24]]
+    logits = twin(tokens, boundaries=torch.tensor(rows, dtype=torch.int32)).logits
+    for row, ends in enumerate(rows):
+        for start, end in pairwise(ends):
+            part = slice(start, end)
+            if start < end:
                 alone = twin(tokens[row : row + 1, part]).logits[0]
                 torch.testing.assert_close(logits[row, part], alone, rtol=0, atol=1e-10)
 
@@ -101,7 +102,7 @@ def test_wrong_shapes_are_refused() -> None:
     with pytest.raises(ValueError, match="shape"):
         twin(tokens, boundaries=torch.tensor([[0, 10, 10]]))
     with pytest.raises(ValueError, match="row 1"):
-        twin(tokens, boundaries=torch.tensor([[0, 5, 10], [0, 0, 10]]))
+        twin(tokens, boundaries=torch.tensor([[0, 5, 10], [0, 11, 10]]))
 
 
 def test_configurations_that_do_not_fit_are_refused() -> None:

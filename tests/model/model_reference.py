@@ -25,7 +25,7 @@ SIZES = {
     "init_std": 0.2,  # large, so that attention is far from uniform
 }
 LENGTH = 16
-BOUNDARIES = [[0, 16, 16], [0, 5, 16], [0, 16, 16], [0, 15, 16]]
+BOUNDARIES = [[0, 16, 16, 16, 16], [0, 5, 16, 16, 16], [0, 16, 16, 16, 16], [0, 2, 9, 15, 16]]
 
 
 def config(**changes: object) -> ModelConfig:
@@ -34,7 +34,7 @@ def config(**changes: object) -> ModelConfig:
 
 
 def batch() -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """(corrupted tokens, boundaries, clean tokens, mask) of four windows, two of them cut."""
+    """(corrupted tokens, boundaries, clean tokens, mask) of four windows, one in two segments and one in four."""
     generator = torch.Generator().manual_seed(0)
     clean = torch.randint(7, SIZES["vocab_size"], (len(BOUNDARIES), LENGTH), generator=generator)
     mask = torch.rand(clean.shape, generator=generator) < 0.5
@@ -42,7 +42,7 @@ def batch() -> tuple[Tensor, Tensor, Tensor, Tensor]:
 
 
 PERTURBED = ((1, slice(0, 5)), (3, slice(15, 16)))
-"""Row and positions of the segments that `perturbed` changes: a first one, and a second one of a single token."""
+"""Row and positions of the segments that `perturbed` changes: a first one, and a last one of a single token."""
 
 
 def perturbed(tokens: Tensor) -> Tensor:
@@ -57,8 +57,8 @@ def reference_logits(model: ModelConfig, weights: Mapping[str, Tensor], tokens: 
     """float64 logits [b, s, V]."""
     rows, length = tokens.shape
     index = torch.arange(length)
-    segment = (index >= boundaries[:, 1:2]).long()
-    position = index - segment * boundaries[:, 1:2]
+    segment = (index >= boundaries[:, 1:, None]).sum(1)
+    position = index - torch.stack([row[own] for row, own in zip(boundaries, segment, strict=True)])
     visible = segment[:, :, None] == segment[:, None, :]
 
     half = model.head_dim // 2

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import pytest
 import torch
 from model_reference import LENGTH, SIZES, batch, config, wiggled
@@ -34,10 +36,8 @@ def built(request: pytest.FixtureRequest, one_rank: None) -> Built:
 
 def _segments() -> list[tuple[int, slice]]:
     _, boundaries, _, _ = batch()
-    cuts = [(row, split) for row, split in enumerate(boundaries[:, 1].tolist())]
-    return [
-        (row, part) for row, split in cuts for part in (slice(0, split), slice(split, LENGTH)) if part.start < part.stop
-    ]
+    parts = [(row, slice(*part)) for row, ends in enumerate(boundaries.tolist()) for part in pairwise(ends)]
+    return [(row, part) for row, part in parts if part.start < part.stop]
 
 
 @torch.no_grad()

@@ -1,7 +1,7 @@
 """The same training under every kind of parallelism and their products, each held against one rank.
 
 Losses, gradient norms and, after the last update, weights, of a model whose embeddings are tied and whose windows are
-cut at random, so that segments end within the slices of context-parallel ranks.
+cut at random and between documents, so that segments end within the slices of context-parallel ranks.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ def name(layout: dict[str, int]) -> str:
 
 
 TIED = MODEL.model_copy(update={"layers": 4, "heads": 8, "kv_heads": 4, "tied_embeddings": True})
-SHORT = TRAINING.model_copy(update={"steps": 3, "objective": Objective(random_split=0.8)})
+SHORT = TRAINING.model_copy(update={"steps": 3, "objective": Objective(random_split=0.8, isolate_documents=True)})
 GROUPS: dict[str, list[dict[str, int]]] = {  # of one world each, started once
     "four": [
         {"tensor": 2, "context": 2},

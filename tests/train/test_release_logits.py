@@ -30,7 +30,7 @@ def megatron_logits(task: Job, checkpoint: str, to: str) -> None:
     """On every rank of a layout: load the checkpoint, keep the logits of whole, unsplit windows."""
     initialise_groups(task.placement)
     module = build_module(task.model, dtype=torch.float32)
-    state.load_weights(Stored.at(Folder.at(checkpoint)), module)
+    state.load_weights(Stored.at(Folder.at(checkpoint)), [module])
     module.eval()
     boundaries = torch.tensor([[0, WINDOW, WINDOW]] * 4, dtype=torch.int32)
     with torch.no_grad():

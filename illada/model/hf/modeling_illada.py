@@ -11,6 +11,7 @@ Shapes: b batch, s sequence, h query heads, g key/value heads, d head width, D m
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import ClassVar
 
 import torch
@@ -151,8 +152,8 @@ class ILLaDAModel(ILLaDAPreTrainedModel):
 
         Args:
             attention_mask: [b, s], 0 where a token is padding that nothing may attend to.
-            boundaries: int [b, 3] rows (0, split, s): positions before and from `split` on are two independent
-                sequences, each counted from position 0; a row (0, s, s) is not split.
+            boundaries: int [b, m] rows: 0, then ends of segments, ascending, the last one s. Segments are independent
+                sequences, each counted from position 0; an end may come twice, so (0, s, s) is a row not split.
 
         Raises:
             ValueError: a mask or boundaries of another shape, or boundaries that do not cover the sequence.
@@ -183,29 +184,29 @@ def _positions(s: int, boundaries: Tensor | None, device: torch.device) -> Tenso
     index = torch.arange(s, device=device)[None]
     if boundaries is None:
         return index
-    split = boundaries[:, 1:2].to(device)
-    return torch.where(index < split, index, index - split)
+    starts = boundaries.to(device)
+    segment = torch.searchsorted(starts[:, 1:].contiguous(), index.expand(len(starts), -1).contiguous(), right=True)
+    return index - starts.gather(1, segment)
 
 
 def _segments(b: int, s: int, attention_mask: Tensor | None, boundaries: Tensor | None) -> list[_Segment]:
-    """The segments of a batch; rows that are cut alike share one."""
+    """The segments of a batch; rows that have the same one share it."""
     visible = None if attention_mask is None or bool(attention_mask.all()) else attention_mask.bool()[:, None, None, :]
     if boundaries is None:
         return [_Segment(rows=slice(None), start=0, stop=s, visible=_visible(visible, slice(None), 0, s))]
-    if boundaries.shape != (b, 3):
-        raise ValueError(f"boundaries must have the shape {(b, 3)}, got {tuple(boundaries.shape)}")
-    alike: dict[int, list[int]] = {}
-    for row, (first, split, last) in enumerate(boundaries.tolist()):
-        if first != 0 or last != s or not 0 < split <= s:
-            raise ValueError(f"boundaries of row {row} are {[first, split, last]}, expected [0, 1..{s}, {s}]")
-        alike.setdefault(split, []).append(row)
-    segments = []
-    for split, members in alike.items():
-        rows = slice(None) if len(alike) == 1 else torch.tensor(members, device=boundaries.device)
-        for start, stop in ((0, split), (split, s)):
+    if boundaries.dim() != 2 or len(boundaries) != b or boundaries.shape[1] < 2:
+        raise ValueError(f"boundaries must have the shape {(b, 'm')}, got {tuple(boundaries.shape)}")
+    alike: dict[tuple[int, int], list[int]] = {}
+    for row, ends in enumerate(boundaries.tolist()):
+        if ends[0] != 0 or ends[-1] != s or ends != sorted(ends):
+            raise ValueError(f"boundaries of row {row} are {ends}, expected to ascend from 0 to {s}")
+        for start, stop in pairwise(ends):
             if start < stop:
-                visible_part = _visible(visible, rows, start, stop)
-                segments.append(_Segment(rows=rows, start=start, stop=stop, visible=visible_part))
+                alike.setdefault((start, stop), []).append(row)
+    segments = []
+    for (start, stop), members in alike.items():
+        rows = slice(None) if len(members) == b else torch.tensor(members, device=boundaries.device)
+        segments.append(_Segment(rows=rows, start=start, stop=stop, visible=_visible(visible, rows, start, stop)))
     return segments
 
 
