@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 from train_helpers import MODEL, TRAINING, placement, published, trace, write_shards
@@ -14,6 +15,7 @@ from illada.config import Schedule, Training
 from illada.model.weights import hf_tensor_names, initial_tensor
 from illada.train.checkpoint import FOLDER
 from illada.train.export import export_weights
+from illada.train.job import Job
 
 FOUR_LAYERS = MODEL.model_copy(update={"layers": 4})  # for the virtual stages of a pipeline
 LAYOUTS: list[dict[str, int]] = [
@@ -101,6 +103,41 @@ def test_a_checkpoint_goes_on_under_another_layout(
     undo_last_checkpoint(tmp_path)
     on_ranks(job(tmp_path, shards, placement(**after), model=FOUR_LAYERS))
     assert_same_training(tmp_path, reference)
+
+
+def note_reductions(task: Job, folder: str) -> None:
+    """Train, and write down in which order gradients begin to be reduced and are waited for."""
+    import torch.distributed as dist
+    from megatron.core.distributed import DistributedDataParallel
+    from megatron.core.distributed.param_and_grad_buffer import _ParamAndGradBucketGroup
+
+    from illada.train.loop import run
+
+    seen: list[str] = []
+    begin, wait = _ParamAndGradBucketGroup.start_grad_sync, DistributedDataParallel.finish_grad_sync
+
+    def noted_begin(group: _ParamAndGradBucketGroup, *arguments: Any, **options: Any) -> None:
+        begin(group, *arguments, **options)
+        seen.append("begun" if group.grad_reduce_handle is not None else "done")
+
+    def noted_wait(ddp: DistributedDataParallel, *arguments: Any, **options: Any) -> None:
+        seen.append("wait")
+        wait(ddp, *arguments, **options)
+
+    _ParamAndGradBucketGroup.start_grad_sync = noted_begin
+    DistributedDataParallel.finish_grad_sync = noted_wait
+    run(task)
+    (Path(folder) / f"{dist.get_rank()}.json").write_text(json.dumps(seen))
+
+
+def test_gradients_are_reduced_while_the_backward_pass_goes_on(shards: Path, tmp_path: Path) -> None:
+    """From the second step on; in the first one Megatron learns when a bucket is complete."""
+    training = TRAINING.model_copy(update={"steps": 3})
+    task = job(tmp_path / "work", shards, placement(data=2), training=training)
+    on_ranks(task, note_reductions, str(tmp_path))
+    for rank in (0, 1):
+        seen = json.loads((tmp_path / f"{rank}.json").read_text())
+        assert seen == ["wait", "begun", *["begun", "wait"] * 2]
 
 
 def test_export_gives_back_what_was_put_in(shards: Path, tmp_path: Path) -> None:
