@@ -31,8 +31,8 @@ TUNING = TRAINING.model_copy(
         "objective": Objective(random_split=0.0, levels="stratified", responses=Responses()),
     }
 )
-LAYOUTS = [(1, 1, 2), (2, 2, 1), (1, 2, 2)]
-SLOW = [pytest.param(*layout, marks=pytest.mark.slow) for layout in LAYOUTS[1:]]
+LAYOUTS = [{"data": 2}, {"tensor": 2, "context": 2}, {"context": 2, "pipeline": 2, "data": 2}]
+SLOW = [pytest.param(layout, marks=pytest.mark.slow) for layout in LAYOUTS[1:]]
 
 
 @pytest.fixture(scope="module")
@@ -54,23 +54,21 @@ def conversations(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def task(work: Path, conversations: Path, *layout: int) -> Job:
-    return job(work, conversations, placement(*layout, checkpoint_steps=3), training=TUNING, model=LONG)
+def task(work: Path, conversations: Path, **ranks: int) -> Job:
+    return job(work, conversations, placement(**ranks, checkpoint_steps=3), training=TUNING, model=LONG)
 
 
 @pytest.fixture(scope="module")
 def reference(conversations: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The work folder of an uninterrupted run on one rank."""
     work = tmp_path_factory.mktemp("tuned")
-    on_ranks(task(work, conversations, 1, 1, 1))
+    on_ranks(task(work, conversations))
     return work
 
 
-@pytest.mark.parametrize(("tensor", "pipeline", "data"), [LAYOUTS[0], *SLOW])
-def test_trace_is_that_of_one_rank(
-    tensor: int, pipeline: int, data: int, reference: Path, conversations: Path, tmp_path: Path
-) -> None:
-    on_ranks(task(tmp_path, conversations, tensor, pipeline, data))
+@pytest.mark.parametrize("ranks", [LAYOUTS[0], *SLOW], ids=str)
+def test_trace_is_that_of_one_rank(ranks: dict[str, int], reference: Path, conversations: Path, tmp_path: Path) -> None:
+    on_ranks(task(tmp_path, conversations, **ranks))
     rows, expected = trace(tmp_path / "metrics.jsonl"), trace(reference / "metrics.jsonl")
     assert len(rows) == len(expected) == TUNING.steps
     for row, other in zip(rows, expected, strict=True):
@@ -84,7 +82,7 @@ def test_trace_is_that_of_one_rank(
 
 def test_the_first_loss_is_the_published_one(reference: Path, conversations: Path) -> None:
     """Row by row, on nothing but prompt, response and the EOS up to its neighbour's end, by the released twin."""
-    loader = task(reference, conversations, 1, 1, 1).loader()
+    loader = task(reference, conversations).loader()
     assert isinstance(loader, ConversationLoader)
     widths = [[loader.batch(step, first, 4).tokens.shape[1] for first in (0, 4)] for step in range(6)]
     assert [64, 96] in widths or [96, 64] in widths, "ranks with rows of different lengths"
@@ -116,7 +114,7 @@ def _prompt_length(tokens: list[int]) -> int:
 
 @pytest.mark.slow
 def test_resume_repeats_every_bit(reference: Path, conversations: Path, tmp_path: Path) -> None:
-    half = task(tmp_path, conversations, 1, 1, 1)
+    half = task(tmp_path, conversations)
     on_ranks(half, stop_after_three)
     assert len(trace(tmp_path / "metrics.jsonl")) == 3
     on_ranks(half)
