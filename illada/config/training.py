@@ -28,7 +28,7 @@ _PUBLISHED: dict[str, Any] = {"eps": 1e-3, "levels": "independent", "isolate_doc
 class Objective(Config):
     """Masked diffusion (LLaDA, arXiv 2502.09992, eq. 3): t ~ U(0,1), p = (1 - eps) t + eps, cross-entropy / p.
 
-    Or `autoregressive`, next-token prediction by a model of causal attention, which has windows and splits alone.
+    Or `autoregressive`, next-token prediction by a model of causal attention, which has segments alone of all this.
 
     `random_split` is the probability that a window is cut at a random position into two segments which attend only
     within themselves (iLLaDA's random length). With `isolate_documents` every document of a window is such a segment as
@@ -46,7 +46,7 @@ class Objective(Config):
 
     @model_validator(mode="after")
     def _nothing_masked(self) -> Self:
-        foreign = [name for name, value in _PUBLISHED.items() if getattr(self, name) != value]
+        foreign = [name for name in ("eps", "levels", "responses") if getattr(self, name) != _PUBLISHED[name]]
         if self.kind == "autoregressive" and foreign:
             raise ValueError(f"{', '.join(foreign)}: only a masked objective has it; leave out, or kind: masked")
         return self

@@ -177,7 +177,10 @@ class Loader:
     ) -> WindowNoise:
         seed, objective = self.seed, self.objective
         if objective.kind == "autoregressive":
-            boundaries = splits(seed, epoch, window_ids, length, objective.random_split, domain=self.domain)
+            split = objective.random_split
+            boundaries = splits(
+                seed, epoch, window_ids, length, split, domain=self.domain, cuts=cuts, segments=segments
+            )
             return without_noise(boundaries)
         return batch_noise(
             seed,

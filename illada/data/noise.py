@@ -103,14 +103,17 @@ def splits(
     random_split: float,
     *,
     domain: str = "train",
+    cuts: Sequence[NDArray[np.int64]] | None = None,
+    segments: int = 2,
 ) -> NDArray[np.int32]:
-    """Where `batch_noise` cuts the same windows: its boundaries, int32 [len(window_ids), 3]."""
-    return _boundaries(uniforms(seed, epoch, window_ids, _DECISIONS, domain=domain), length, random_split)
+    """Where `batch_noise` cuts the same windows: its boundaries, int32 [len(window_ids), segments + 1]."""
+    uniform = uniforms(seed, epoch, window_ids, _DECISIONS, domain=domain)
+    return _boundaries(uniform, length, random_split, cuts, segments)
 
 
 def without_noise(boundaries: NDArray[np.int32]) -> WindowNoise:
-    """Windows of these boundaries, int32 [b, 3], every position of which is predicted with weight 1; there is no t."""
-    shape = (len(boundaries), int(boundaries[0, 2]))
+    """Windows of these boundaries, int32 [b, m], every position of which is predicted with weight 1; there is no t."""
+    shape = (len(boundaries), int(boundaries[0, -1]))
     ones, zeros = np.ones(shape, dtype=np.float32), np.zeros(shape, dtype=np.float32)
     return WindowNoise(boundaries=boundaries, mask=np.ones(shape, dtype=np.bool_), weight=ones, level=zeros)
 

@@ -70,10 +70,10 @@ def evaluate_nll(
 
     draws = 1 if exact else config.draws
     progress.start(count * draws, "passes")
+    boundaries = _boundaries(windows, chosen) if objective.isolate_documents else None
     if exact:
-        nats = exact_nats(model, tokens, lambda done: progress.update(done))
+        nats = exact_nats(model, tokens, lambda done: progress.update(done), boundaries)
     else:
-        boundaries = _boundaries(windows, chosen) if objective.isolate_documents else None
         nats = window_nats(model, tokens, chosen.tolist(), config, lambda done: progress.update(done), boundaries)
     sizes = tokenizer.token_bytes[tokens].sum(axis=1).astype(np.float64)
     return {

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import json
 import math
 from collections.abc import Callable
@@ -63,6 +64,16 @@ def test_exact_likelihood_is_transformers_loss(causal: TinyModel) -> None:
         with torch.no_grad():
             expected = float(model(ids, labels=ids).loss) * len(row)
         assert value == pytest.approx(expected, rel=1e-5)
+
+
+def test_segments_are_sequences_of_their_own(causal: TinyModel) -> None:
+    model, _ = load(causal.folder)
+    boundaries = np.array([[0, 5, 12, 21], [0, 21, 21, 21], [0, 20, 21, 21]])
+    nats = exact_nats(model, TOKENS.numpy(), lambda done: None, boundaries)
+    for row, ends, value in zip(TOKENS.numpy(), boundaries, nats, strict=True):
+        alone = [row[None, a:b] for a, b in itertools.pairwise(ends) if a < b]
+        expected = sum(float(exact_nats(model, part, lambda done: None)[0]) for part in alone)
+        assert value == pytest.approx(expected, rel=1e-6)
 
 
 def test_probabilities_of_all_windows_add_up_to_one(causal: TinyModel) -> None:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import itertools
 import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from train_helpers import MODEL, TRAINING, WINDOW, placement, published, trace
+from train_helpers import MODEL, TRAINING, placement, published, trace
 from train_ranks import job, on_ranks
 from transformers.models.llama import LlamaConfig, LlamaForCausalLM
 
@@ -20,7 +21,7 @@ from illada.train.checkpoint import FOLDER
 from illada.train.job import Job
 
 CAUSAL = MODEL.model_copy(update={"attention": "causal", "layers": 4})
-NEXT = TRAINING.model_copy(update={"objective": Objective(kind="autoregressive")})
+NEXT = TRAINING.model_copy(update={"objective": Objective(kind="autoregressive", isolate_documents=True)})
 LAYOUTS: list[dict[str, int]] = [
     {"tensor": 2},
     {"pipeline": 2},
@@ -42,14 +43,15 @@ def alone(shards: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return work
 
 
-def test_windows_and_splits_are_the_masked_objective_s(shards: Path, tmp_path: Path) -> None:
-    loader, masked = task(tmp_path, shards).loader(), job(tmp_path, shards, placement()).loader()
+def test_windows_and_segments_are_the_masked_objective_s(shards: Path, tmp_path: Path) -> None:
+    training = TRAINING.model_copy(update={"objective": Objective(isolate_documents=True)})
+    loader, masked = task(tmp_path, shards).loader(), job(tmp_path, shards, placement(), training=training).loader()
     for step in (0, 7, 30):
         batch, other = loader.batch(step, 0, 8), masked.batch(step, 0, 8)
         for name in ("tokens", "window_ids", "epochs", "boundaries"):
             np.testing.assert_array_equal(getattr(batch, name), getattr(other, name))
         assert batch.mask.all() and (batch.weight == 1).all()
-    assert any(loader.batch(step, 0, 8).boundaries[:, 1].min() < WINDOW for step in range(3))
+    assert loader.batch(0, 0, 8).boundaries.shape[1] > 3
     with pytest.raises(ValueError, match="objective"):
         loader.check(masked.state(3))
 
@@ -58,8 +60,8 @@ def test_the_first_loss_is_that_of_transformers(alone: Path, shards: Path) -> No
     llama = LlamaForCausalLM(LlamaConfig(**configuration(CAUSAL))).double()
     llama.load_state_dict({n: initial_tensor(CAUSAL, n, NEXT.seed) for n in hf_tensor_names(CAUSAL)}, strict=False)
     batch, total = task(alone, shards).loader().batch(0, 0, 8), 0.0
-    for row, split in zip(batch.tokens, batch.boundaries[:, 1], strict=True):
-        for segment in (row[:split], row[split:]):
+    for row, ends in zip(batch.tokens, batch.boundaries, strict=True):
+        for segment in (row[a:b] for a, b in itertools.pairwise(ends)):
             if len(segment):
                 ids = torch.tensor([[BOS_ID, *segment]])
                 with torch.no_grad():
