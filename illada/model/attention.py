@@ -2,8 +2,8 @@
 
 A window holds one or more segments: two when it was cut at random (iLLaDA, arXiv 2606.25331: variable-length attention
 and random length). Segments attend within themselves only. Nothing of size window x window is ever made: on CUDA one
-variable-length flash call takes all segments of a batch; elsewhere whole rows go through one batched SDPA call and
-cut rows segment by segment.
+variable-length flash call takes all segments of a batch; elsewhere whole rows go through one call and cut rows segment
+by segment, of SDPA or, on the CPU, of `illada.model.attention_cpu`.
 
 Under context parallelism a rank has an equal slice of every window. Its queries attend to the keys and values of the
 whole window, which all ranks of the group gather (Llama 3, arXiv 2407.21783, 3.3.2): with grouped queries these are
@@ -31,6 +31,9 @@ from megatron.core.transformer.module import MegatronModule
 from megatron.core.transformer.transformer_config import TransformerConfig
 from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
+
+from illada.model.attention_cpu import attend_blocks
+from illada.model.products import on_cpu
 
 try:
     from torch.nn.attention.varlen import varlen_attn
@@ -172,7 +175,7 @@ def spans(boundaries: Tensor, length: int, first: int, end: int) -> tuple[tuple[
 def attend(
     query: Tensor, key: Tensor, value: Tensor, spans: tuple[tuple[Span, ...], ...], *, causal: bool = False
 ) -> Tensor:
-    """Attention by SDPA: uncut rows in one call, cut rows one call a segment.
+    """Attention of uncut rows in one call, of cut rows one call a segment.
 
     query [s, b, h, d], key and value [w, b, g, d] -> [s, b, h * d]. When `causal`, s is w.
     """
@@ -180,12 +183,12 @@ def attend(
     q, k, v = (x.permute(1, 2, 0, 3) for x in (query, key, value))  # [b, heads, s or w, d]
     uncut = [row for row, parts in enumerate(spans) if parts == whole]
     if len(uncut) == rows:
-        return _merge_heads(_sdpa(q, k, v, causal=causal))
+        return _merge_heads(_segment(q, k, v, causal=causal))
     cut = [row for row, parts in enumerate(spans) if parts != whole]
-    outputs = [_sdpa(q[uncut], k[uncut], v[uncut], causal=causal)] if uncut else []
+    outputs = [_segment(q[uncut], k[uncut], v[uncut], causal=causal)] if uncut else []
     for row in cut:
         one = slice(row, row + 1)
-        pieces = [_sdpa(q[one, :, a:b], k[one, :, c:d], v[one, :, c:d], causal=causal) for a, b, c, d in spans[row]]
+        pieces = [_segment(q[one, :, a:b], k[one, :, c:d], v[one, :, c:d], causal=causal) for a, b, c, d in spans[row]]
         outputs.append(torch.cat(pieces, dim=2))
     order = torch.empty(rows, dtype=torch.int64, device=query.device)
     order[torch.tensor(uncut + cut, device=query.device)] = torch.arange(rows, device=query.device)
@@ -203,7 +206,9 @@ def attend_packed(query: Tensor, key: Tensor, value: Tensor, packed: Packed, *, 
     return output.view(rows, length, -1).transpose(0, 1).contiguous()
 
 
-def _sdpa(query: Tensor, key: Tensor, value: Tensor, *, causal: bool) -> Tensor:
+def _segment(query: Tensor, key: Tensor, value: Tensor, *, causal: bool) -> Tensor:
+    if on_cpu(query) and not causal:
+        return attend_blocks(query, key, value)
     gqa = query.shape[1] != key.shape[1]
     return scaled_dot_product_attention(query, key, value, is_causal=causal, enable_gqa=gqa)
 

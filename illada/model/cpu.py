@@ -3,6 +3,7 @@
 Megatron-Core 0.16 names the device in three ways: `torch.cuda.current_device()`, `device="cuda"` arguments and
 `Tensor.cuda()`; its optimizers also read the device from `Tensor.type()`. All four are answered with the CPU here, by
 one `TorchFunctionMode` (about a microsecond a torch call) and two replaced functions, so no Megatron source changes.
+The mode also gives the products of its linear layers to `illada.model.products`.
 """
 
 from __future__ import annotations
@@ -14,7 +15,10 @@ from typing import Any
 import torch
 from torch.overrides import TorchFunctionMode
 
+from illada.model.products import matmul
+
 _CPU = torch.device("cpu")
+_PRODUCTS = (torch.matmul, torch.Tensor.matmul)
 _installed = threading.local()
 
 
@@ -43,6 +47,8 @@ class _OnCpu(TorchFunctionMode):
             return args[0]
         if func is torch.Tensor.type and len(args) == 1 and not kwargs:
             return func(*args).replace("torch.", "torch.cuda.")  # what the optimizers compare with
+        if func in _PRODUCTS and len(args) == 2 and not kwargs and not torch.is_grad_enabled():
+            return matmul(*args)
         if func is torch.Tensor.to:
             args = tuple(_cpu(argument) for argument in args)
         if kwargs:
