@@ -33,7 +33,7 @@ from torch import Tensor
 
 from illada.config import ModelConfig
 from illada.model.attention import SegmentAttention, Segments
-from illada.model.head import chunked_cross_entropy
+from illada.model.head import tiled_cross_entropy
 
 
 class DiffusionGPT(GPTModel):
@@ -102,7 +102,7 @@ class DiffusionGPT(GPTModel):
             hidden_states = gather_from_sequence_parallel_region(hidden_states, group=self.tp_group)
         rows, columns = loss_mask.nonzero(as_tuple=True)
         picked = hidden_states.flatten(0, 1).index_select(0, columns * loss_mask.shape[0] + rows)
-        return chunked_cross_entropy(picked, weight, labels[rows, columns], self.tp_group)
+        return tiled_cross_entropy(picked, weight, labels[rows, columns], self.tp_group)
 
 
 class RMSNorm(torch.nn.RMSNorm):

@@ -13,8 +13,8 @@ from dataclasses import dataclass
 
 from illada.config import ModelConfig, Training, TrainPlacement
 
-CHUNK_LOGITS = 2**25
-"""Logits alive at once; equal to `illada.model.head.CHUNK_LOGITS`, which cannot be read without loading torch."""
+TILE_LOGITS, KEPT_BYTES = 2**22, 2**28
+"""Equal to those of `illada.model.head`, which cannot be read without loading torch."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -132,17 +132,21 @@ def stage_memory(stage: int, model: ModelConfig, training: Training, placement: 
 def _head(vocabulary: int, hidden: int, tokens: int, width: int) -> tuple[int, int]:
     """Bytes of logits, and of all else, at the head's peak; see `illada.model.head`.
 
-    That is in the backward pass where a chunk, in the model's type, has been multiplied with its hidden states and the
-    product is added to the weight's float32 gradient; or before that, where the float32 logits of a chunk are made
-    while the one before is still there; or, where the weight is small, already in the forward pass.
+    That is in the forward pass where the float32 logits of a tile are made and the tiles before it are kept; or in the
+    backward pass where the gradients of the weight and, in float32, of the hidden states are begun while all kept tiles
+    are there; or at its end, where what targets add to the gradients is made of copies of the hidden states.
     """
-    chunk = min(max(vocabulary, CHUNK_LOGITS), tokens * vocabulary)
-    another = chunk if chunk < tokens * vocabulary else 0
-    made = chunk * (4 if width == 4 else 4 + width)  # float32 needs no copy in another type
-    gradients = vocabulary * hidden * 4 + tokens * hidden * width
+    rows = min(vocabulary, max(1, TILE_LOGITS // tokens))
+    tile, tiles = rows * tokens, -(-vocabulary // rows)
+    everything = vocabulary * tokens * width
+    kept = min(everything, KEPT_BYTES // (tile * width) * tile * width)
+    made = 0 if width == 4 else tile * 4  # float32 needs no copy in another type
+    made += 0 if kept == everything else tile * width
+    sums = tiles * tokens * 4
+    gradients = vocabulary * hidden * width + tokens * hidden * 4 + sums
     peaks = (
-        (chunk * width, gradients + vocabulary * hidden * width),
-        (made + another * width, gradients),
-        (made + another * 4, 0),
+        (kept + made, sums),
+        (kept, gradients + tokens * hidden * 2 * width + rows * hidden * width),
+        (0, gradients + tokens * hidden * 2 * 4),
     )
     return max(peaks, key=sum)

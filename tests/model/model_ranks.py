@@ -75,9 +75,8 @@ def _rank(rank: int, layout: Layout, folder: Path, model: ModelConfig) -> None:
         layout.virtual if layout.virtual > 1 else None,
         context_parallel_size=layout.context,
     )
-    # chunks of five positions, so that every rank makes the same collective calls several times
-    chunk_logits = 5 * model.vocab_size // layout.tensor
-    megatron.chunked_cross_entropy = functools.partial(head.chunked_cross_entropy, chunk_logits=chunk_logits)
+    # several tiles, most of them computed again
+    megatron.tiled_cross_entropy = functools.partial(head.tiled_cross_entropy, tile_logits=500, kept_bytes=4000)
     modules = megatron.build_modules(model, dtype=torch.float32)
     for module in modules:
         load_hf_weights(module, model, lambda name: initial_tensor(model, name, seed=0))

@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 from illada.cli.main import app
 from illada.config import ConfigError, TrainPlacement, WorkflowConfig, load_config
 from illada.train.cadence import daly_interval, lost_fraction
-from illada.train.memory import CHUNK_LOGITS, rank_memory, rank_parameters
+from illada.train.memory import KEPT_BYTES, TILE_LOGITS, rank_memory, rank_parameters
 from illada.train.plan import Cluster, checkpoint_bytes, plan
 
 CONFIGS = Path(__file__).resolve().parents[2] / "configs" / "workflows"
@@ -81,18 +81,20 @@ def test_memory_of_the_8b_model_by_hand() -> None:
     assert memory.optimizer == 12 * count // 128  # Megatron-Core's user guide: 6 + 12/d bytes in all
     per_token = (4 * 4096 + 3 * 4096 + 3 * 1024 + 5 * 14336) / 2  # tensor-parallel ranks divide the sequence as well
     assert memory.activations == (32 * per_token + 4096 / 2 + 4096) * 8192 * 2
-    # at the head's peak: a chunk of logits, gradients of weight (float32, and a product to add) and of hidden states
-    assert memory.logits == 2**25 * 2
-    assert memory.head_gradient == 155_136 // 2 * 4096 * (4 + 2) + 8192 * 4096 * 2
+    # at the head's peak: tiles of 512 rows kept, gradients of weight and, in float32, of hidden states, two copies of
+    # these, a tile's part of the weight's, and a sum for each tile and position
+    assert memory.logits == 2**28
+    head = 155_136 // 2 * 4096 * 2 + 8192 * 4096 * (4 + 2 + 2) + 512 * 4096 * 2 + 152 * 8192 * 4
+    assert memory.head_gradient == head
     assert memory.boundary == memory.layer_gradient == 0
     state = memory.weights + memory.gradients + memory.optimizer
     assert memory.gathered == 8192 * 4096 * 2
     assert memory.total == state + memory.activations + memory.gathered + memory.logits + memory.head_gradient
 
 
-def test_chunk_of_logits_is_the_heads() -> None:
+def test_bounds_of_logits_are_the_heads() -> None:
     head = pytest.importorskip("illada.model.head")
-    assert head.CHUNK_LOGITS == CHUNK_LOGITS
+    assert (head.TILE_LOGITS, head.KEPT_BYTES) == (TILE_LOGITS, KEPT_BYTES)
 
 
 @pytest.mark.parametrize("name", ["illada-8b", "llada-8b", "demo"])
