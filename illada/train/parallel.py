@@ -61,6 +61,7 @@ class Wrapped:
     def set_rates(self, lr: float, weight_decay: float) -> None:
         """Learning rate and weight decay of the next update."""
         for group in self.optimizer.param_groups:
+            group["fused"] = True  # one pass over weights, gradients and moments; checkpoints bring their own value
             group["lr"] = lr
             group["weight_decay"] = weight_decay * group["wd_mult"]
 

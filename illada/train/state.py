@@ -122,5 +122,5 @@ def _fill(modules: Sequence[DiffusionGPT], loaded: Mapping[str, Any]) -> None:
 
 def _set_updates(inner: torch.optim.Optimizer, updates: float) -> None:
     """AdamW's update count, a tensor of its own for each parameter, as AdamW increments it in place."""
-    for entry in inner.state.values():
-        entry["step"] = torch.tensor(float(updates))
+    for parameter, entry in inner.state.items():
+        entry["step"] = torch.tensor(float(updates), device=parameter.device)  # where the fused update looks for it
