@@ -7,7 +7,9 @@ bits of an uninterrupted one.
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import os
+import platform
 import warnings
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -15,6 +17,8 @@ from typing import Any
 import torch
 
 from illada.model.cpu import install_cpu_shim
+
+_M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4  # of malloc.h
 
 
 def prepare(threads: int = 1) -> None:
@@ -25,10 +29,23 @@ def prepare(threads: int = 1) -> None:
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS is deterministic only with a fixed workspace
     if not torch.cuda.is_available():
         torch.set_num_threads(threads)
+        keep_freed_memory()
     install_cpu_shim()
     torch.use_deterministic_algorithms(True)
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
     import_megatron()
+
+
+def keep_freed_memory() -> None:
+    """Have the C library keep large blocks that are freed, for the next tensor of that size.
+
+    By default it gives them back, and the kernel clears every page again: on a processor that takes longer than most
+    of what is done with a tensor once. Nothing where the library is not glibc.
+    """
+    change = getattr(ctypes.CDLL(None), "mallopt", None)
+    if change is not None and platform.libc_ver()[0] == "glibc":
+        change(_M_MMAP_MAX, 0)
+        change(_M_TRIM_THRESHOLD, 2**31 - 1)
 
 
 def import_megatron() -> None:
