@@ -4,7 +4,7 @@ BIN := .venv/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --no-input -q
 CONFIG ?= configs/workflows/demo.yaml
 
-.PHONY: demo test test-slow chaos lint types check bench-curation bench-training clean
+.PHONY: demo test test-slow chaos lint types check bench-curation bench-training bench-learning clean
 
 demo: .venv/.runtime
 	$(BIN)/illada run $(CONFIG)
@@ -35,6 +35,10 @@ bench-curation: .venv/.bench
 # ours against the published loss loop and, with DLLM=FOLDER (a checkout), dllm's trainer; JSON under out/bench/
 bench-training: .venv/.runtime
 	$(BIN)/python benchmarks/training.py $(if $(DLLM),--dllm $(DLLM))
+
+# both objectives and fine-tuning on pages (WARC, a quoted glob) and conversations (CHAT, JSON lines); half an hour
+bench-learning: .venv/.runtime
+	$(BIN)/python benchmarks/learning.py --warc $(WARC) --conversations $(CHAT) --to out/bench/learning.json
 
 clean:
 	rm -rf .venv out

@@ -75,6 +75,16 @@ def test_mean_attended_equals_enumeration() -> None:
     assert mean_attended(length, 0.3) == pytest.approx(0.7 * length + 0.3 * split)
 
 
+def test_causal_operations_equal_enumeration() -> None:
+    """The head on every position; position k of a segment attends to k."""
+    model, length = config(attention="causal"), 9
+    pieces = [[k, length - k] for k in range(1, length)]
+    split = np.mean([sum(n * (n + 1) / 2 for n in lengths) / length for lengths in pieces])
+    attended = 0.7 * (length + 1) / 2 + 0.3 * float(split)
+    flops = training_flops(model, window=length, objective=Objective(kind="autoregressive"))
+    assert flops == pytest.approx(token_flops(model, attended=attended, masked=1.0).training)
+
+
 def test_training_operations_near_six_per_parameter_and_token() -> None:
     """The usual rule counts the head on all positions and no attention; ours halves one and adds the other."""
     window, objective = 8192, Objective()
