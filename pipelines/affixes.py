@@ -6,14 +6,17 @@ and special cases of a spaCy tokenizer.
 
 from __future__ import annotations
 
+import re
 from itertools import accumulate
 from typing import Any
 
 from pipelines.alternatives import Edge, Needed
 
+_Words = tuple[str, ...]
+
 
 class AffixSplitter:
-    """Cuts chunks as a spaCy `Tokenizer` does, but for those in which a special case comes about among the words."""
+    """Cuts chunks as a spaCy `Tokenizer` does."""
 
     def __init__(self, spacy: Any) -> None:
         import ahocorasick
@@ -26,30 +29,30 @@ class AffixSplitter:
         self._infixes, self._url = spacy.infix_finditer or _nowhere, spacy.url_match or _never
         self._infix = Needed(self._infixes)
         self._whole = spacy.token_match
-        self._special = {text: tuple(word[ORTH] for word in words) for text, words in spacy.rules.items()}
-        self._inside = (
-            ahocorasick.Automaton()
-        )  # of special cases that affixes take apart: spaCy puts them together again
-        for text in self._special:
-            if (
-                not spacy.faster_heuristics
-                or " " in text
-                or spacy.find_prefix(text)
-                or spacy.find_infix(text)
-                or spacy.find_suffix(text)
-            ):
-                self._inside.add_word(text, text)
+        self._special: dict[str, _Words] = {}
+        self._longest = 0
+        special = {text: tuple(word[ORTH] for word in words) for text, words in spacy.rules.items()}
+        # what special cases that affixes take apart are cut into; one with blanks counts without them, too
+        self._apart: dict[str, set[_Words]] = {}
+        for text in special:
+            affixes = spacy.find_prefix(text) or spacy.find_infix(text) or spacy.find_suffix(text)
+            if affixes or " " in text or not spacy.faster_heuristics:
+                parts = tuple(word for part in text.split() for word in self._cut(part))
+                self._apart.setdefault("".join(parts), set()).add(parts)
+        self._inside = ahocorasick.Automaton()
+        for text in self._apart:
+            self._inside.add_word(text, text)
         self._inside.make_automaton()
-        self._longest = max(map(len, self._special), default=0)
+        self._special, self._longest = special, max(map(len, special), default=0)
 
     def is_word(self, chunk: str) -> bool:
         """Whether `chunk` is no special case and there is nothing to split off at either end or inside."""
-        if chunk in self._special or self._find(self._prefix, chunk, 0) or self._find(self._suffix, chunk, -1):
+        if chunk in self._special or self._match(self._prefix, chunk, 0) or self._match(self._suffix, chunk, -1):
             return False
         return not any(map(self._infix.__getitem__, chunk)) or next(iter(self._infixes(chunk)), None) is None
 
-    def split(self, chunk: str) -> tuple[str, ...] | None:
-        """The words of `chunk`, None where spaCy has to be asked."""
+    def split(self, chunk: str) -> _Words:
+        """The words of `chunk`."""
         if not chunk:
             return ()
         if (
@@ -59,6 +62,10 @@ class AffixSplitter:
             and not any(map(self._infix.__getitem__, chunk))
         ):
             return (chunk,)
+        return self._put_together(chunk, self._cut(chunk))
+
+    def _cut(self, chunk: str) -> _Words:
+        """Words, special cases only where affixes around them are split off."""
         text, whole = chunk, self._whole
         before: list[str] = []
         after: list[str] = []
@@ -87,31 +94,47 @@ class AffixSplitter:
         words = self._special.get(text) or self._inner(text)
         if before or after:
             words = (*before, *words, *reversed(after))
-        return words if self._stays(chunk, words) else None
+        return words
 
     @staticmethod
-    def _find(edge: Edge, text: str, place: int) -> int:
-        """How many characters of `text` to split off at the end at `place`."""
+    def _match(edge: Edge, text: str, place: int) -> re.Match[str] | None:
+        """What can be split off `text` at the end at `place`."""
         search = edge[text[place] if text else ""]
-        match = search(text) if search is not None else None
+        return search(text) if search is not None else None
+
+    def _find(self, edge: Edge, text: str, place: int) -> int:
+        """How many characters that has."""
+        match = self._match(edge, text, place)
         return match.end() - match.start() if match else 0
 
     def _is_special(self, text: str) -> bool:
         return len(text) <= self._longest and text in self._special
 
-    def _stays(self, chunk: str, words: tuple[str, ...]) -> bool:
-        """Whether no run of `words` is a special case that has other words."""
+    def _put_together(self, chunk: str, words: _Words) -> _Words:
+        """`words` of `chunk` with special cases for what they were cut into: the longest first, then the first."""
         found = list(self._inside.iter(chunk))
         if not found:
-            return True
-        begins = {place: number for number, place in enumerate(accumulate(map(len, words), initial=0))}
+            return words
+        numbers = {place: number for number, place in enumerate(accumulate(map(len, words), initial=0))}
+        spans = []
         for last, text in found:
-            first, end = begins.get(last + 1 - len(text)), begins.get(last + 1)
-            if first is not None and end is not None and words[first:end] != self._special[text]:
-                return False
-        return True
+            first, end = numbers.get(last + 1 - len(text)), numbers.get(last + 1)
+            if first is not None and end is not None and words[first:end] in self._apart[text]:
+                spans.append((first - end, first, text))
+        taken: set[int] = set()
+        chosen = []
+        for size, first, text in sorted(spans):
+            if first not in taken and first - size - 1 not in taken:
+                chosen.append((first, first - size, text))
+            taken.update(range(first, first - size))  # by what is not chosen, too, as in spaCy
+        result: list[str] = []
+        done = 0
+        for first, end, text in sorted(chosen):
+            result += [*words[done:first], *self._special.get(text, words[first:end])]
+            done = end
+        return (*result, *words[done:])
 
-    def _inner(self, text: str) -> tuple[str, ...]:
+    def _inner(self, text: str) -> _Words:
         """The words of what is left without prefixes and suffixes."""
         if not text:
             return ()

@@ -60,10 +60,13 @@ class _Tail:
         self._unbounded = _Holds([tree for tree, width in zip(trees, widths, strict=True) if width > _SCANNED])
 
     def __call__(self, text: str) -> re.Match[str] | None:
+        return self._search(text, self._start(text))
+
+    def _start(self, text: str) -> int:
         start = len(text)
         while start and self._unbounded[text[start - 1]]:
             start -= 1
-        return self._search(text, max(0, min(start, len(text) - self._width)))
+        return max(0, min(start, len(text) - self._width))
 
 
 class _Holds(dict[str, bool]):

@@ -12,7 +12,7 @@ from __future__ import annotations
 import functools
 import re
 from collections.abc import Iterator
-from typing import Any, cast
+from typing import Any
 
 from datatrove.utils.word_tokenizers import SpaCyTokenizer, WordTokenizer, load_word_tokenizer
 
@@ -142,14 +142,7 @@ class ChunkTokenizer(WordTokenizer):
 
     def cut(self, chunks: list[str]) -> list[tuple[str, ...]]:
         """The words of each chunk (without white space), not remembered."""
-        cut = [self._affixes.split(chunk) if len(chunk) <= _LONGEST else self._cut_long(chunk) for chunk in chunks]
-        if None not in cut:
-            return cast("list[tuple[str, ...]]", cut)
-        with self._nlp.memory_zone():  # spaCy forgets the strings afterwards
-            return [
-                tuple(token.text for token in self._spacy(chunk)) if words is None else words
-                for chunk, words in zip(chunks, cut, strict=True)
-            ]
+        return [self._affixes.split(chunk) if len(chunk) <= _LONGEST else self._cut_long(chunk) for chunk in chunks]
 
     def _cut_long(self, chunk: str) -> tuple[str, ...]:
         if self._affixes.is_word(chunk):

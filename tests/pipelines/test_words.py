@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 import zipfile
@@ -17,6 +18,7 @@ from hypothesis import strategies as st
 from text_bench import SENTENCES
 
 from pipelines import startup
+from pipelines.alternatives import _Tail
 from pipelines.remembered import Remembered
 from pipelines.tokens import TokenTable
 from pipelines.words import ChunkTokenizer, word_tokenizer
@@ -157,13 +159,34 @@ def test_a_chunk_that_no_language_has_is_cut_in_pieces(monkeypatch: pytest.Monke
         assert ours.word_tokenize(f"Now, {chunk} {'a' * 950}") == ["Now", ",", *expected, "a" * 950]
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=250, deadline=None)
 @given(st.sampled_from(["en", "de", "fr", "ru", "hu", "tr", "el", "id"]), st.randoms(use_true_random=False))
 def test_special_cases_among_affixes(language: str, draw: Random) -> None:
     ours = word_tokenizer(language)
     assert isinstance(ours, ChunkTokenizer)
     pieces = [*"abAB019'’-.,:;/()[]{}\"!?…—~@#$%&*+=<>|\\_`´°€", "km", "http://", "www.a.org", ":)"]
     pieces += sorted(ours._spacy.rules)[:: draw.choice((1, 20))]
+    pieces += sorted(ours._affixes._apart)[:: draw.choice((1, 20))]
     chunk = "".join("".join(draw.choices(pieces, k=draw.randint(1, 5))).split())
     expected = tuple(token.text for token in ours._spacy(chunk))
     assert ours.cut([chunk]) == [expected]
+
+
+@pytest.mark.parametrize("unit", ["!", ")(", ".)", ":)", "(-:", "'s", "1.", "--", "«»", "a-b,", "$1"])
+def test_work_grows_with_the_length_of_a_chunk(unit: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of all the places of a text at which patterns are tried, counted, and as spaCy cuts it."""
+    ours = ChunkTokenizer(SpaCyTokenizer("en").tokenizer, SpaCyTokenizer("en"))
+    searched = 0
+
+    def search(self: _Tail, text: str) -> re.Match[str] | None:
+        nonlocal searched
+        start = self._start(text)
+        searched += len(text) - start
+        return self._search(text, start)
+
+    monkeypatch.setattr(_Tail, "__call__", search)
+    chunk = unit * (600 // len(unit))
+    assert ours.cut([chunk]) == [tuple(token.text for token in ours._spacy(chunk))]
+    searched = 0
+    ours.cut([unit * (20_000 // len(unit))])
+    assert searched <= 20 * 20_000
