@@ -8,6 +8,7 @@ the batch in which one ends goes on with the next, so that every window comes ex
 from __future__ import annotations
 
 import functools
+import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -20,6 +21,8 @@ from illada.data.batch_sizes import BatchSizes
 from illada.data.noise import WindowNoise, batch_noise, splits, stratified_levels, without_noise
 from illada.data.permutation import Permutation
 from illada.data.windows import Sequences, Windows
+
+_BLOCK = 8192
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -78,6 +81,7 @@ class Loader:
                 f"add data, or lower global_batch or window"
             )
         self._order = functools.lru_cache(maxsize=2)(self._permutation)
+        self._block = functools.lru_cache(maxsize=2)(self._ordered)
 
     def steps(self, epochs: int) -> int:
         """Whole batches in this many epochs."""
@@ -100,14 +104,17 @@ class Loader:
         self._check_rows(step, first, count)
         start = self.sizes.before(step) + first
         epochs, window_ids = self._rows(np.arange(start, start + count))
-        tokens = np.empty((count, self.windows.length), dtype=np.int64)
-        for row, window_id in zip(tokens, window_ids.tolist(), strict=True):
-            row[:] = self.windows[window_id]
+        tokens = self.tokens(window_ids)
         cuts = self._cuts(window_ids) if self.objective.isolate_documents else None
         segments = 2 if cuts is None else 2 + max(map(len, cuts))
         levels = self._levels(step, first, count, segments)
         noise = self._noise(epochs, window_ids, levels, self.windows.length, cuts, segments)
         return Batch(window_ids=window_ids, epochs=epochs, tokens=tokens, **noise)
+
+    def tokens(self, window_ids: NDArray[np.int64]) -> NDArray[np.int64]:
+        """The clean tokens of windows: int64 [their number, L]."""
+        assert isinstance(self.windows, Windows), "rows of conversations are documents"
+        return self.windows.take(window_ids)
 
     def _check_rows(self, step: int, first: int, count: int) -> None:
         if step < 0 or first < 0 or count < 1 or first + count > self.sizes.size(step):
@@ -126,8 +133,17 @@ class Loader:
     def _rows(self, rows: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """Epochs and window ids of rows, which are counted from 0 over all steps."""
         epochs, places = np.divmod(rows, len(self.windows))
-        ids = [self._order(int(epoch)).take(places[epochs == epoch]) for epoch in np.unique(epochs)]
+        blocks = places // _BLOCK
+        runs = np.flatnonzero((np.diff(epochs) != 0) | (np.diff(blocks) != 0)) + 1
+        ids = [
+            self._block(int(epochs[first]), int(blocks[first]))[places[first:end] - blocks[first] * _BLOCK]
+            for first, end in itertools.pairwise((0, *runs.tolist(), len(rows)))
+        ]
         return epochs, np.concatenate(ids)
+
+    def _ordered(self, epoch: int, block: int) -> NDArray[np.int64]:
+        """The windows at a block of places of an epoch: many at once cost hardly more than the few of a step."""
+        return self._order(epoch).take(np.arange(block * _BLOCK, min((block + 1) * _BLOCK, len(self.windows))))
 
     def _cuts(self, window_ids: NDArray[np.int64]) -> list[NDArray[np.int64]]:
         assert isinstance(self.windows, Windows), "rows of conversations are documents"

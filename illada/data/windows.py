@@ -67,6 +67,21 @@ class Windows:
         before = int(self._ends[shard - 1]) if shard else 0
         return shard, (index - before) * self.length
 
+    def take(self, indices: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Windows `indices` as rows, int64 [their number, length]. IndexError outside [0, len)."""
+        if len(indices) and not 0 <= indices.min() <= indices.max() < len(self):
+            raise IndexError(f"windows {indices.min()} to {indices.max()} of {len(self)}")
+        found = np.empty((len(indices), self.length), dtype=np.int64)
+        shards = np.searchsorted(self._ends, indices, side="right")
+        touched = np.unique(shards).tolist()
+        for shard in touched:
+            chosen = slice(None) if len(touched) == 1 else np.flatnonzero(shards == shard)
+            before = int(self._ends[shard - 1]) if shard else 0
+            count = int(self._ends[shard]) - before
+            rows = self.shards.values(shard)[: count * self.length].reshape(count, self.length)
+            found[chosen] = rows[indices[chosen] - before]
+        return found
+
     def __getitem__(self, index: int) -> NDArray[Any]:
         """Window `index` as a read-only view of the shard's memory map, dtype uint16 or uint32."""
         shard, start = self.locate(index)

@@ -63,6 +63,19 @@ def test_cuts_are_where_documents_begin(
         assert windows.cuts(index).tolist() == [int(at) - start for at in shards.offsets(shard) if int(at) in inside]
 
 
+def test_many_windows_at_once(make_shards: Callable[..., TokenShards], documents: Documents) -> None:
+    windows = Windows(make_shards(documents), 16)
+    indices = np.random.default_rng(0).integers(0, len(windows), 200)
+    for some in (indices, indices[:1], indices[:0]):
+        taken = windows.take(some)
+        assert taken.dtype == np.int64 and taken.shape == (len(some), 16)
+        for row, index in zip(taken, some.tolist(), strict=True):
+            np.testing.assert_array_equal(row, windows[index])
+    for wrong in (-1, len(windows)):
+        with pytest.raises(IndexError):
+            windows.take(np.array([0, wrong]))
+
+
 def test_windows_are_views(make_shards: Callable[..., TokenShards], documents: Documents) -> None:
     shards = make_shards(documents)
     windows = Windows(shards, 64)
