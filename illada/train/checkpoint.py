@@ -15,7 +15,6 @@ of every other file. Nothing here knows tensors (`state` does), so the driver ca
 from __future__ import annotations
 
 import shutil
-import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -102,21 +101,22 @@ class Draft:
         return {"bytes": path.stat().st_size, "sha256": sha256}
 
 
-def begin(work: Folder, step: int, scratch: Path) -> Draft:
-    """A private place for the checkpoint of `step`; removes what unfinished writes left behind."""
-    folder = work / FOLDER
+def begin(work: Folder, step: int, scratch: Path, run: str) -> Draft:
+    """A place for the checkpoint of `step`, private to `run`; removes what unfinished writes of others left behind."""
+    draft, folder = join(work, step, scratch, run), work / FOLDER
     if folder.path is not None:
-        for stale in [*folder.path.glob(".tmp-*"), *folder.path.glob(".old-*")]:
+        for stale in {*folder.path.glob(".tmp-*"), *folder.path.glob(".old-*")} - {draft.path}:
             shutil.rmtree(stale)
-        return join(work, f".tmp-{_name(step)}", scratch)
+        return draft
     kept = {str(folder.read_json(name)["data"]) for name in folder.names() if name.endswith(f"/{MANIFEST}")}
-    for name in {name.partition("/")[0] for name in folder.names(".data-")} - kept:
+    for name in {name.partition("/")[0] for name in folder.names(".data-")} - kept - {draft.name}:
         (folder / name).delete_tree()
-    return join(work, f".data-{_name(step)}-{uuid.uuid4().hex[:8]}", scratch)
+    return draft
 
 
-def join(work: Folder, name: str, scratch: Path) -> Draft:
-    """The draft that one rank has begun, for any rank. In an object store, files are first written to `scratch`."""
+def join(work: Folder, step: int, scratch: Path, run: str) -> Draft:
+    """The same place for any rank of `run`. In an object store, files are first written to `scratch`."""
+    name = f"{'.data' if work.path is None else '.tmp'}-{_name(step)}-{run}"
     local = (work / FOLDER / name).path or scratch / name
     local.mkdir(parents=True, exist_ok=True)
     return Draft(work=work, name=name, path=local)

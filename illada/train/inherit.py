@@ -7,6 +7,7 @@ have written. Its loader state proves it: it names the shards, the order and eve
 
 from __future__ import annotations
 
+import uuid
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -24,7 +25,7 @@ def inherit(job: Job, loader: Loader, earlier: Sequence[Folder], scratch: Path) 
     fitting = [(stored, work) for work, name in names if (stored := _fits(loader, work, name))]
     for stored, work in sorted(fitting, key=lambda found: int(found[0].manifest["step"]), reverse=True):
         step = int(stored.manifest["step"])
-        draft = checkpoint.begin(job.work, step, scratch)
+        draft = checkpoint.begin(job.work, step, scratch, uuid.uuid4().hex[:8])
         try:
             for name in stored.manifest["files"]:
                 draft.folder.copy(stored.folder, name, name)

@@ -9,7 +9,6 @@ import contextlib
 import dataclasses
 import gc
 import threading
-import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -28,6 +27,7 @@ from illada.train.job import Job
 from illada.train.metrics import METRICS, MetricsLog, read_rows
 from illada.train.parallel import DTYPES, Wrapped, initialise_groups, wrap
 from illada.train.pulse import Pulse
+from illada.train.saver import Saver
 from illada.train.stepper import Stepper
 
 
@@ -69,8 +69,17 @@ def _run(
     first = dist.get_rank() == 0
     log = MetricsLog(job.work, found.step) if first else None
     watch = decay.Watch(job.training, job.work, read_rows(job.work, METRICS)) if first else None
+    saver = Saver(job.work, scratch, wrapped, job.placement.keep_checkpoints, log)
     stepper = Stepper(
-        job=job, loader=loader, wrapped=wrapped, horizon=horizon, history=history, stop=stop, watch=watch, pulse=pulse
+        job=job,
+        loader=loader,
+        wrapped=wrapped,
+        horizon=horizon,
+        history=history,
+        stop=stop,
+        watch=watch,
+        pulse=pulse,
+        saver=saver,
     )
     if first:
         layout = {**job.placement.layout, "micro_batch": job.placement.micro_batch}
@@ -79,7 +88,7 @@ def _run(
             job.work, "start", step=found.step, total_steps=horizon.total_steps, epoch=job.epoch, **layout, **resumed
         )
     dist.barrier()  # no rank waits in its first step for one that still reads: that would look like standing still
-    gc.freeze()  # Megatron collects garbage at every checkpoint; modules and weights need not be looked at again
+    gc.freeze()  # modules and weights need not be looked at again by the collector of garbage
     step = found.step
     while step < stepper.horizon.total_steps:
         if first and (data := loader.moved(step)) is not None:
@@ -97,11 +106,9 @@ def _run(
             raise DivergedError(explain(stepper.history.skips, job.shards_at(step), loader.inspect))
         step += 1
         if step % job.placement.checkpoint_steps == 0 or step == horizon.total_steps:
-            if log is not None:
-                log.sync()
             pulse.mark(step, "saving")
-            state_of_run = {"guard": stepper.history.to_json(), **horizon.to_json()}
-            _save(job, loader, wrapped, step, state_of_run, scratch)
+            saver.begin(_manifest(job, loader, stepper, step))
+    saver.finish()
     if first:
         append_event(job.work, "done", step=step)
 
@@ -153,21 +160,14 @@ def _record_skip(job: Job, loader: Loader, row: Mapping[str, Any], history: Hist
     )
 
 
-def _save(
-    job: Job, loader: Loader, wrapped: Wrapped, step: int, state_of_run: Mapping[str, Any], scratch: Path
-) -> None:
-    started = time.perf_counter()
-    manifest = {
+def _manifest(job: Job, loader: Loader, stepper: Stepper, step: int) -> dict[str, Any]:
+    return {
         "step": step,
-        **state_of_run,
+        "guard": stepper.history.to_json(),
+        **stepper.horizon.to_json(),
         "loader": loader.state(step),
         "model": job.model.identity(),
         "dtype": job.training.dtype,
         "layout": job.placement.layout,
         "epoch": job.epoch,
     }
-    keep = job.placement.keep_checkpoints
-    saved = state.save(job.work, scratch, wrapped.modules, wrapped.optimizer, manifest, keep)
-    if saved is not None:
-        seconds = time.perf_counter() - started
-        append_event(job.work, "checkpoint", step=step, seconds=seconds, bytes=saved.size)

@@ -24,6 +24,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import threading
 import time
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
@@ -130,6 +131,7 @@ class MetricsLog:
         drop_rows(work, step)
         self._work = work
         self._file = None if work.path is None else (work.path / METRICS).open("a", encoding="utf-8")
+        self._lock = threading.Lock()
         self._lines: list[str] = []
         self._bytes = 0
         self._part = ""
@@ -142,20 +144,26 @@ class MetricsLog:
             self._file.write(f"{line}\n")
             self._file.flush()
             return
-        self._lines.append(line)
-        self._bytes += len(line)
-        if self._bytes > _PART_BYTES:
-            self.sync()
-        elif time.monotonic() - self._written > _PART_SECONDS:
-            self._write()
+        with self._lock:
+            self._lines.append(line)
+            self._bytes += len(line)
+            if self._bytes > _PART_BYTES:
+                self._close_part()
+            elif time.monotonic() - self._written > _PART_SECONDS:
+                self._write()
 
     def sync(self) -> None:
-        """Make all rows survive a crash of the machine: called before a checkpoint that counts on them."""
+        """Make all rows survive a crash of the machine: before a checkpoint that counts on them, by any thread."""
         if self._file is not None:
             os.fsync(self._file.fileno())
-        elif self._lines:
-            self._write()
-            self._lines, self._bytes, self._part = [], 0, ""
+            return
+        with self._lock:
+            if self._lines:
+                self._close_part()
+
+    def _close_part(self) -> None:
+        self._write()
+        self._lines, self._bytes, self._part = [], 0, ""
 
     def _write(self) -> None:
         self._part = self._work.append_line(METRICS, "\n".join(self._lines), self._part)

@@ -1,9 +1,8 @@
 """How checkpoint tensors lie on disk: one safetensors file a rank and one JSON index, behind Megatron's own interface.
 
 Megatron-Core's `dist_checkpointing` describes each rank's tensors as boxes of global tensors (`ShardedTensor`) and
-leaves storage to a strategy. Its default one forks writer processes and unpickles an index; this one writes in the
-calling process, contains no pickle, and reads only the slices that a rank asks for, so a checkpoint loads under any
-tensor, pipeline and data parallelism. `shards.json`:
+leaves storage to a strategy. Its default one forks writer processes and unpickles an index; here nothing is unpickled,
+and only the slices that a rank asks for are read, so a checkpoint loads under any layout. `shards.json`:
 
     {"version": 1, "tensors": {key: {"shape": [...], "pieces": [{"file", "name", "offset": [...], "shape": [...]}]}}}
 """
@@ -11,56 +10,50 @@ tensor, pipeline and data parallelism. `shards.json`:
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+import math
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
-import torch.distributed as dist
-from megatron.core.dist_checkpointing.dict_utils import dict_list_map_outplace, nested_values
-from megatron.core.dist_checkpointing.mapping import ShardedTensor, is_main_replica
-from megatron.core.dist_checkpointing.strategies.base import LoadShardedStrategy, SaveShardedStrategy
+from megatron.core.dist_checkpointing.core import CheckpointingConfig, save_config
+from megatron.core.dist_checkpointing.dict_utils import dict_list_map_outplace
+from megatron.core.dist_checkpointing.mapping import ShardedTensor
+from megatron.core.dist_checkpointing.strategies.base import LoadShardedStrategy
 from megatron.core.dist_checkpointing.strategies.common import COMMON_STATE_FNAME, TorchCommonLoadStrategy
 from safetensors import safe_open
-from safetensors.torch import save_file
 
 from illada.artifacts import write_json
 from illada.train.checkpoint import TENSORS
+from illada.train.pieces import box
 
 BACKEND = "illada_safetensors"
 INDEX = "shards.json"
 _VERSION = 1
 
 
-class SaveShards(SaveShardedStrategy):
-    """Every rank writes the tensors it is the main replica of; rank 0 writes the index."""
+def index_of(ranks: Sequence[Sequence[tuple[str, list[int], str, list[int], list[int]]]]) -> dict[str, Any]:
+    """The index, from each rank's pieces: key, global shape, name, offset and shape.
 
-    def __init__(self) -> None:
-        super().__init__(BACKEND, _VERSION)
+    AssertionError when they are less or more than the tensors they are of.
+    """
+    index: dict[str, Any] = {}
+    for rank, pieces in enumerate(ranks):
+        for key, global_shape, name, offset, shape in pieces:
+            located = {"file": tensor_file(rank), "name": name, "offset": offset, "shape": shape}
+            index.setdefault(key, {"shape": global_shape, "pieces": []})["pieces"].append(located)
+    for key, entry in index.items():
+        count, there = math.prod(entry["shape"]), sum(math.prod(piece["shape"]) for piece in entry["pieces"])
+        assert there == count, f"{key}: ranks own {there} of {count} elements"
+    return {"version": _VERSION, "tensors": index}
 
-    def save(self, sharded_state_dict: dict[str, Any], checkpoint_dir: str | Path) -> None:
-        """Collective: called by all ranks; returns when this rank's file is written."""
-        folder, name = Path(checkpoint_dir), tensor_file(dist.get_rank())
-        tensors: dict[str, torch.Tensor] = {}
-        pieces: list[tuple[str, list[int], dict[str, Any]]] = []
-        for part in nested_values(sharded_state_dict):
-            if not is_main_replica(part.replica_id):
-                continue
-            offset, shape = list(part.global_offset), _box(part)
-            piece = f"{part.key}@{','.join(map(str, offset))}"
-            tensors[piece] = part.data.detach().reshape(shape).to("cpu").contiguous().clone()
-            located = {"file": name, "name": piece, "offset": offset, "shape": shape}
-            pieces.append((part.key, list(part.global_shape), located))
-        if tensors:
-            save_file(tensors, folder / name)
-            (folder / name).chmod(0o644)  # it is created for its owner alone
-        gathered: list[Any] = [None] * dist.get_world_size()
-        dist.gather_object(pieces, gathered if dist.get_rank() == 0 else None)
-        if dist.get_rank() == 0:
-            index: dict[str, Any] = {}
-            for key, global_shape, located in (entry for rank in gathered for entry in rank):
-                index.setdefault(key, {"shape": global_shape, "pieces": []})["pieces"].append(located)
-            write_json(folder / INDEX, {"version": _VERSION, "tensors": index})
+
+def write_rest(folder: Path, index: Mapping[str, Any], common: Mapping[str, Any]) -> None:
+    """What lies beside the tensors: the index, the optimizer's plain values, Megatron's note on the format."""
+    write_json(folder / INDEX, index)
+    kept = {"optimizer": {**common, "param_state_sharding_type": "fully_reshardable"}}
+    torch.save(kept, folder / COMMON_STATE_FNAME)
+    save_config(CheckpointingConfig(BACKEND, _VERSION), str(folder))
 
 
 class LoadShards(LoadShardedStrategy):
@@ -83,7 +76,7 @@ class LoadShards(LoadShardedStrategy):
             if entry is None or entry["shape"] != list(part.global_shape):
                 found = "lacks it" if entry is None else f"has shape {entry['shape']}"
                 raise ValueError(f"{folder}: the model needs {part.key} of {list(part.global_shape)}, this {found}")
-            shape = _box(part)
+            shape = box(part)
             result = torch.empty(shape, dtype=part.dtype)
             filled = 0
             for piece in entry["pieces"]:
@@ -135,10 +128,6 @@ class LoadCommon(TorchCommonLoadStrategy):
 def tensor_file(rank: int) -> str:
     """Name of the file that a rank writes."""
     return f"rank-{rank:05d}{TENSORS}"
-
-
-def _box(part: ShardedTensor) -> list[int]:
-    return [1] * part.prepend_axis_num + list(part.local_shape)
 
 
 def _overlap(

@@ -1,4 +1,4 @@
-"""Model and optimizer between Megatron's sharded state and a checkpoint folder; collective, on all ranks.
+"""Model and optimizer from a checkpoint; collective, on all ranks. How they get into one: see `saver` and `pieces`.
 
 The state is Megatron's own (`sharded_state_dict`), with the optimizer in its `fully_reshardable` form, so what was
 saved under one layout loads under another, optimizer included. Two gaps of megatron-core 0.16 with torch's AdamW are
@@ -7,71 +7,21 @@ closed here: it asserts on an optimizer that has not stepped, and loses the upda
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
-import torch.distributed as dist
 from megatron.core import dist_checkpointing
 from megatron.core.optimizer.distrib_optimizer import DistributedOptimizer
 
-from illada.artifacts import Folder, sha256_file
 from illada.model.megatron import DiffusionGPT
-from illada.train.checkpoint import Stored, begin, join, publish
-from illada.train.shards import LoadCommon, LoadShards, SaveShards, tensor_file
+from illada.train.checkpoint import Stored
+from illada.train.shards import LoadCommon, LoadShards
 
 _RESHARDABLE = {
     "distrib_optim_sharding_type": "fully_reshardable",
     "distrib_optim_fully_reshardable_mem_efficient": False,
 }
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Saved:
-    """A published checkpoint, as rank 0 sees it."""
-
-    stored: Stored
-    size: int
-
-
-def save(
-    work: Folder,
-    scratch: Path,
-    modules: Sequence[DiffusionGPT],
-    optimizer: DistributedOptimizer,
-    manifest: Mapping[str, Any],
-    keep: int,
-) -> Saved | None:
-    """Write and publish the checkpoint of `manifest["step"]`; returns on all ranks once it is published.
-
-    Returns:
-        What was published on rank 0, None elsewhere.
-
-    Raises:
-        StaleDriverError: on rank 0, see `publish`.
-    """
-    first = dist.get_rank() == 0
-    shared: list[Any] = [begin(work, int(manifest["step"]), scratch).name if first else None]
-    dist.broadcast_object_list(shared)
-    draft = join(work, shared[0], scratch)
-    state = {"model": model_state(modules)}
-    state["optimizer"] = optimizer.sharded_state_dict(state["model"], metadata=_RESHARDABLE)
-    dist_checkpointing.save(state, str(draft.path), SaveShards())
-    mine = draft.path / tensor_file(dist.get_rank())
-    written = (mine.name, draft.put(mine.name, sha256_file(mine))) if mine.exists() else None
-    gathered: list[Any] = [None] * dist.get_world_size()
-    dist.gather_object(written, gathered if first else None)
-    saved = None
-    if first:
-        stored = publish(draft, manifest, dict(filter(None, gathered)), keep)
-        saved = Saved(stored=stored, size=sum(file["bytes"] for file in stored.manifest["files"].values()))
-    elif work.path is None:
-        shutil.rmtree(draft.path)
-    dist.barrier()
-    return saved
 
 
 def load_weights(stored: Stored, modules: Sequence[DiffusionGPT]) -> None:
@@ -81,9 +31,8 @@ def load_weights(stored: Stored, modules: Sequence[DiffusionGPT]) -> None:
 
 def load(stored: Stored, modules: Sequence[DiffusionGPT], optimizer: DistributedOptimizer) -> None:
     """Fill a rank's modules and its optimizer from a checkpoint saved under any layout."""
+    require_state(optimizer)
     inner = optimizer.optimizer
-    optimizer.init_state_fn(inner, optimizer.config)
-    _set_updates(inner, 0.0)
     wanted = {"model": model_state(modules)}
     wanted["optimizer"] = optimizer.sharded_state_dict(wanted["model"], is_loading=True, metadata=_RESHARDABLE)
     loaded = _load(wanted, stored)
@@ -97,6 +46,14 @@ def load(stored: Stored, modules: Sequence[DiffusionGPT], optimizer: Distributed
     optimizer.load_parameter_state_from_fully_reshardable(parameters)
     (made,) = updates
     _set_updates(inner, made)
+
+
+def require_state(optimizer: DistributedOptimizer) -> None:
+    """Give an optimizer that has made no update its state, which is zeros."""
+    inner = optimizer.optimizer
+    if not inner.state:
+        optimizer.init_state_fn(inner, optimizer.config)
+        _set_updates(inner, 0.0)
 
 
 def _load(wanted: dict[str, Any], stored: Stored) -> dict[str, Any]:

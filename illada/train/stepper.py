@@ -35,6 +35,7 @@ from illada.train.metrics import add_micro_batch, step_row
 from illada.train.parallel import Wrapped
 from illada.train.process import device
 from illada.train.pulse import Pulse
+from illada.train.saver import Saver
 from illada.train.schedule import learning_rate
 from illada.train.straggler import Stopwatch, slowest
 from illada.train.sums import StepSums
@@ -70,6 +71,7 @@ class Stepper:
     stop: threading.Event
     watch: decay.Watch | None
     pulse: Pulse
+    saver: Saver
     stopwatch: Stopwatch = field(default_factory=Stopwatch)
 
     def step(self, step: int) -> dict[str, Any]:
@@ -86,13 +88,18 @@ class Stepper:
         self.wrapped.set_rates(lr, training.optimizer.weight_decay)
         self.wrapped.zero_gradients()
         wanted = self.watch.wanted(step, self.horizon) if self.watch else (0, 0)
+        agreed = self.saver.agreed
         sums = self._gradients(batch, wanted)
-        stopping, over, reason = sums.signals.tolist()
+        stopping, over, reason, written = sums.signals.tolist()
         if stopping:
             check_fence(self.job.work, self.job.epoch)
             raise RanksStoppedError(f"asked to stop at step {step}")
         if over:
             self._begin_decay(step + 1, int(over), decay.REASONS[int(reason)])
+        if agreed:
+            self.saver.publish(sums.digests)
+        elif written == dist.get_world_size():
+            self.saver.agree()
         optimizer.prepare_grads()
         norm = float(optimizer.clip_grad_norm(training.optimizer.clip))
         figures = sums.figures.tolist()
@@ -132,7 +139,7 @@ class Stepper:
         """
         placement, window = self.job.placement, self.job.training.window
         size, part = placement.micro_batch, window // placement.context
-        sums = StepSums.zeros(len(batch.tokens) * placement.data, device())
+        sums = StepSums.zeros(len(batch.tokens) * placement.data, device(), digests=self.saver.agreed)
         first = parallel_state.get_data_parallel_rank() * len(batch.tokens)
         masked = self.job.training.objective.kind == "masked"
         counted = parallel_state.get_tensor_model_parallel_rank() == 0
@@ -165,8 +172,12 @@ class Stepper:
             decoder_seq_length=batch.tokens.shape[1],
             forward_only=False,
         )
-        sums.signals[:] = torch.tensor([float(self.stop.is_set()), *wanted], device=device())
+        sums.signals[:] = torch.tensor(
+            [float(self.stop.is_set()), *wanted, float(self.saver.written())], device=device()
+        )
         sums.seconds[dist.get_rank()] = self.stopwatch.seconds()
+        if self.saver.agreed:
+            sums.digests[dist.get_rank()] = self.saver.digest()
         sums.reduce()
         return sums
 

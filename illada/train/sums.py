@@ -11,7 +11,9 @@ from torch import Tensor
 
 from illada.train.metrics import SUMS
 
-_SIGNALS = 3
+DIGEST = 8
+"""Numbers of a sha256: words of 32 bits, which float64 holds exactly."""
+_SIGNALS = 4
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -20,8 +22,10 @@ class StepSums:
 
     Attributes:
         figures: [SUMS], see `illada.train.metrics.add_micro_batch`.
-        signals: [3]: ranks that were asked to stop; what rank 0 says of the decay, see `illada.train.decay`.
+        signals: [4]: ranks that were asked to stop; what rank 0 says of the decay, see `illada.train.decay`; ranks that
+            have written their part of a checkpoint.
         seconds: [ranks], what each has computed for, see `illada.train.straggler`.
+        digests: [ranks, DIGEST] where asked for, each rank's of what it has written, see `illada.train.saver`.
         windows: [global batch], the loss of each window: sum of cross-entropy / p over its tokens.
     """
 
@@ -29,15 +33,24 @@ class StepSums:
     figures: Tensor
     signals: Tensor
     seconds: Tensor
+    digests: Tensor
     windows: Tensor
 
     @classmethod
-    def zeros(cls, global_batch: int, device: torch.device) -> Self:
-        """Nothing yet."""
-        sizes = [SUMS, _SIGNALS, dist.get_world_size(), global_batch]
+    def zeros(cls, global_batch: int, device: torch.device, *, digests: bool) -> Self:
+        """Nothing yet; with room for digests or without, the same on all ranks."""
+        ranks = dist.get_world_size()
+        sizes = [SUMS, _SIGNALS, ranks, ranks * DIGEST if digests else 0, global_batch]
         vector = torch.zeros(sum(sizes), dtype=torch.float64, device=device)
-        figures, signals, seconds, windows = vector.split(sizes)
-        return cls(vector=vector, figures=figures, signals=signals, seconds=seconds, windows=windows)
+        figures, signals, seconds, words, windows = vector.split(sizes)
+        return cls(
+            vector=vector,
+            figures=figures,
+            signals=signals,
+            seconds=seconds,
+            digests=words.view(-1, DIGEST),
+            windows=windows,
+        )
 
     def add_windows(self, first: int, cross_entropy: Tensor, weight: Tensor, mask: Tensor) -> None:
         """Add the losses of a micro-batch whose first row is row `first` of the global batch.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import pickle
 import tempfile
+import uuid
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +28,7 @@ def work(request: pytest.FixtureRequest, tmp_path: Path) -> Folder:
 
 
 def begin(work: Folder, step: int) -> checkpoint.Draft:
-    return checkpoint.begin(work, step, Path(tempfile.mkdtemp()))
+    return checkpoint.begin(work, step, Path(tempfile.mkdtemp()), uuid.uuid4().hex)
 
 
 def publish(work: Folder, step: int, keep: int = 9, epoch: int = 0, **manifest: Any) -> Stored:

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 from train_helpers import TRAINING, placement, published, run_stage, trace
-from train_ranks import job, on_ranks
+from train_ranks import job, on_ranks, wait_for_checkpoints
 
 from illada.artifacts import Folder
 from illada.config import Plateau, Schedule
@@ -33,6 +33,7 @@ def asked(task: Job, dies_at: int | None = None) -> None:
         return sound(*arguments, step=step, **figures)
 
     stepper.step_row = step_row  # type: ignore[assignment]
+    wait_for_checkpoints()
     loop.run(task)
 
 

@@ -141,7 +141,7 @@ def test_a_lost_node_leaves_fewer_ranks(cluster: Cluster, shards: Path, tmp_path
         def start(self, total: float | None, unit: str) -> None: ...
 
         def update(self, done: float, **figures: float | str) -> None:
-            if done >= 11 and not self.lost:
+            if done >= 21 and not self.lost:
                 self.lost = True
                 cluster.remove_node(next(iter(cluster.worker_nodes)), allow_graceful=False)
 

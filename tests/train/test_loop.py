@@ -15,11 +15,11 @@ import pytest
 import torch
 from safetensors import safe_open
 from train_helpers import TRAINING, placement, published, trace, verify, write_shards
-from train_ranks import job, on_ranks
+from train_ranks import job, on_ranks, wait_for_checkpoints
 
 from illada.artifacts import claim
 from illada.config import Guard
-from illada.train import checkpoint, loop, state, stepper
+from illada.train import checkpoint, loop, saver, stepper
 from illada.train.checkpoint import FOLDER
 from illada.train.job import Job
 
@@ -100,6 +100,7 @@ def overtaken(task: Job) -> None:
         return sound(*arguments, step=step, **figures)
 
     stepper.step_row = step_row  # type: ignore[assignment]
+    wait_for_checkpoints()
     loop.run(task)
 
 
@@ -112,7 +113,7 @@ def test_a_stale_driver_writes_nothing_more(shards: Path, tmp_path: Path) -> Non
 
 def killed_in(task: Job, place: str) -> None:
     """The loop, whose rank 0 is killed while it writes the checkpoint of step 20."""
-    module, name = {"publish": (state, "publish"), "write_json": (checkpoint, "write_json")}[place]
+    module, name = {"publish": (saver, "publish"), "write_json": (checkpoint, "write_json")}[place]
     sound: Callable[..., Any] = getattr(module, name)
 
     def replaced(target: checkpoint.Draft | Path, *arguments: Any) -> Any:

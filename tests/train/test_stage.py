@@ -118,7 +118,7 @@ def test_trained_and_published(reference: Path, shards: Path, tmp_path: Path) ->
 @pytest.mark.slow
 def test_interrupted_and_resumed(long_reference: Path, shards: Path, tmp_path: Path) -> None:
     with pytest.raises(StageInterrupted):
-        run_stage(tmp_path, shards, placement(2), training=LONG, progress=Watching(11, interrupt))
+        run_stage(tmp_path, shards, placement(2), training=LONG, progress=Watching(21, interrupt))
     _, alive = psutil.wait_procs(rank_processes(tmp_path / "work").values(), timeout=30)
     assert not alive
     deadline = time.monotonic() + 30
@@ -167,7 +167,7 @@ def test_damage_of_every_checkpoint_is_no_new_beginning(reference: Path, shards:
 @pytest.mark.faults
 def test_a_killed_rank_restarts_the_group(long_reference: Path, shards: Path, tmp_path: Path) -> None:
     work = tmp_path / "work"
-    progress = Watching(11, lambda: rank_processes(work)[1].kill())
+    progress = Watching(21, lambda: rank_processes(work)[1].kill())
     output, statistics = run_stage(tmp_path, shards, placement(2), training=LONG, progress=progress)
     assert statistics["restarts"] == 1
     (event,) = events(output, "restart")
@@ -186,7 +186,7 @@ def test_a_rank_that_stands_still_restarts_the_group(long_reference: Path, shard
         stopped.append(rank_processes(work)[1])
         stopped[0].suspend()
 
-    layout, progress = placement(2, hang_seconds=8), Watching(11, stop)
+    layout, progress = placement(2, hang_seconds=8), Watching(21, stop)
     output, statistics = run_stage(tmp_path, shards, layout, training=LONG, progress=progress)
     assert statistics["restarts"] == 1
     (event,) = events(output, "restart")

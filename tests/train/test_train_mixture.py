@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from grouped_shards import write_grouped
 from train_helpers import MODEL, TRAINING, new_attempt, placement, published, trace, verify
-from train_ranks import job, on_ranks
+from train_ranks import job, on_ranks, wait_for_checkpoints
 
 from illada.artifacts import Folder, NoProgress
 from illada.config import ConfigError, Mixture
@@ -50,6 +50,7 @@ def killed(task: Job) -> None:
         return sound(*arguments, step=step, **figures)
 
     stepper.step_row = step_row  # type: ignore[assignment]
+    wait_for_checkpoints()
     loop.run(task)
 
 

@@ -119,7 +119,7 @@ def test_a_killed_rank_and_an_interruption(s3_url: str, shards: Path, long_refer
             raise StageInterrupted
 
         with pytest.raises(StageInterrupted):
-            stage(Watching(11, interrupt))
+            stage(Watching(21, interrupt))
         _, alive = psutil.wait_procs(ranks(), timeout=20)
         assert not alive
         work = store.folder("pretrain", identity.fingerprint) / "work"
