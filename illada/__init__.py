@@ -1,3 +1,3 @@
 """illada: from raw web crawls to a released diffusion language model, as durable workflows on Ray."""
 
-__version__ = "0.3.0"
+__version__ = "0.4.0"
