@@ -37,7 +37,13 @@ _LONGEST = 2000  # characters of a cut in the report
 
 
 def decontaminate_documents(
-    config: Decontaminate, documents: Artifact, attempt: Attempt, placement: DataPlacement, progress: Progress
+    config: Decontaminate,
+    documents: Artifact,
+    attempt: Attempt,
+    placement: DataPlacement,
+    progress: Progress,
+    *,
+    may_be_empty: bool = False,
 ) -> dict[str, Any]:
     """Build the documents that share no n-gram with a benchmark.
 
@@ -45,7 +51,8 @@ def decontaminate_documents(
     matched, documents), contaminated documents, and cut_documents, cuts, cut_characters of those that were kept.
 
     Raises:
-        ValueError: a benchmark cannot be read, or changed since the stage's identity was taken; nothing is left.
+        ValueError: a benchmark cannot be read, or changed since the stage's identity was taken; nothing is left
+            (unless it `may_be_empty`).
     """
     if removal_identity(config) != attempt.identity.config:
         raise ValueError("a benchmark file changed while the stage was starting; run again")
@@ -65,7 +72,7 @@ def decontaminate_documents(
     factory = functools.partial(CutWorker, shared, [item.benchmark for item in items], config)
     results = run_units(units, factory, attempt.work / "units", placement, progress, "documents")
     statistics = _statistics(config, items, results)
-    if not sum(result.statistics["documents"] for result in results):
+    if not may_be_empty and not sum(result.statistics["documents"] for result in results):
         raise ValueError(f"no document is left without benchmark text: {main_losses(statistics['funnel'])}")
     for kind in ("documents", "rejected"):
         filled = (result for result in results if result.statistics[kind])

@@ -1,7 +1,7 @@
 """A refresh: what is new in the sources of a corpus becomes its next snapshot.
 
-    discover -> acquire-* -> curate -> [quality-model -> quality ->] deduplicate -> tokenizer -> tokenize -> snapshot
-                                                                         |
+    discover -> acquire-* -> curate -> [quality-model -> quality ->] deduplicate -> [decontaminate-documents ->]
+                                                                         |          tokenizer -> tokenize -> snapshot
                              signature index of the snapshot before (and of all before it)
 
 `discover` looks at the world once for each passage through the graph and is kept, so that a resumed run works on the
@@ -26,7 +26,9 @@ from illada.data.snapshots import SNAPSHOT_VERSION, STAGE, Snapshot, build_snaps
 from illada.durable.cluster import run_remote
 from illada.durable.engine import StageRunner
 from illada.durable.stages import StaleHistory
+from pipelines.benchmarks import decontaminate_identity, removal_identity
 from pipelines.curate import CURATE_VERSION, curate
+from pipelines.decontaminate_documents import CLEAN, DECONTAMINATE_DOCUMENTS_VERSION, decontaminate_documents
 from pipelines.deduplicate import DEDUPLICATE_VERSION, deduplicate
 from pipelines.discover import DISCOVER_VERSION, DISCOVERY, discover
 from pipelines.index import INDEX_VERSION, SignatureIndex, key_config, open_index
@@ -46,8 +48,9 @@ _LISTED = ("name", "url", "bytes", "version")
 
 
 def check(config: RefreshConfig) -> None:
-    """Raise ConfigError for unknown languages, lists of sites that cannot be read, and examples of quality."""
+    """Raise ConfigError for unknown languages, and for lists of sites, benchmarks and examples that cannot be read."""
     check_languages(config.curate.languages)
+    decontaminate_identity(config.decontaminate)
     check_sites(config.curate)
     if config.quality is not None and not numbers(Store(config.placement.store), config.corpus):
         check_quality(config.quality, [source.name for source in config.sources])
@@ -56,7 +59,8 @@ def check(config: RefreshConfig) -> None:
 def stage_configs(config: RefreshConfig) -> dict[str, dict[str, Any]]:
     """The configuration that each stage's identity is made of, in the order of the graph.
 
-    The graph adds the passage to `discover`, the new files to `acquire-*`, and the snapshot's number to `snapshot`.
+    The graph adds the passage to `discover`, the new files to `acquire-*`, the content of benchmarks to
+    `decontaminate-documents`, and the snapshot's number to `snapshot`.
     """
     return {
         "discover": {"corpus": config.corpus, "sources": [source.identity() for source in config.sources]},
@@ -64,6 +68,7 @@ def stage_configs(config: RefreshConfig) -> dict[str, dict[str, Any]]:
         "curate": curate_config(config),
         **quality_configs(config.quality),
         "deduplicate": {**config.deduplicate.identity(), "index": INDEX_VERSION},
+        **({CLEAN: config.decontaminate.identity()} if config.decontaminate.removes else {}),
         "tokenizer": config.tokenizer.identity(),
         "tokenize": config.tokenize.identity(),
         "snapshot": {"corpus": config.corpus, "fixed": config.fixed()},
@@ -152,6 +157,18 @@ def _next(
         place.identity(),
     )
     built = {"curate": curated, **better, "deduplicate": documents}
+    if config.decontaminate.removes and any(name.startswith("documents/") for name in documents.names):
+        whole = documents
+        documents = built[CLEAN] = run.stage(
+            CLEAN,
+            DECONTAMINATE_DOCUMENTS_VERSION,
+            removal_identity(config.decontaminate),
+            {"documents": whole.fingerprint},
+            lambda attempt, progress: decontaminate_documents(
+                config.decontaminate, whole, attempt, place, progress, may_be_empty=growing
+            ),
+            place.identity(),
+        )
     if previous is None:
         tokenizer = built["tokenizer"] = run.stage(
             "tokenizer",

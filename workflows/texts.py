@@ -146,7 +146,7 @@ def texts_from_corpus(run: StageRunner, config: WorkflowConfig, corpus: CorpusSn
         if snapshot.value["tokenizer"] != first.value["tokenizer"]:
             raise ConfigError(f"data.corpus: {snapshot.label} has another tokenizer than {first.label}")
     _check_tokenizer(config, first)
-    documents = [snapshot.built("deduplicate") for snapshot in newest]
+    documents = [snapshot.documents() for snapshot in newest]
     return Texts(
         chain=[artifact for snapshot in newest for artifact in snapshot.artifacts()],
         documents=[artifact for artifact in documents if any(name.startswith("documents/") for name in artifact.names)],

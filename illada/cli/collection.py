@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Container, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -123,11 +123,12 @@ def _of_snapshot(name: str, location: str) -> Collection:
     store = Store(location)
     snapshot = resolve(store, name)
     found = [snapshot.artifact]
-    last = ""
+    last = set()
     for refresh in snapshot.history():
         built = refresh.value["built"]
-        last = next(stage for stage in reversed(DOCUMENTS) if stage in built)
-        found += [store.open(stage, built[stage]) for stage in dict.fromkeys(("curate", last))]
+        stages = ["curate", next(stage for stage in reversed(DOCUMENTS) if stage in built)]
+        last.add(stages[-1])
+        found += [store.open(stage, built[stage]) for stage in dict.fromkeys(stages)]
     return _of_artifacts(snapshot.label, store, found, documents_of=last)
 
 
@@ -150,18 +151,18 @@ def _of_run(run_id: str, stage: str | None, database: str | None) -> Collection:
     artifacts = [reached[name] for name in dict.fromkeys(wanted) if name in reached]
     if not artifacts:
         raise ValueError(f"run {run_id} has built nothing to look into yet")
-    return _of_artifacts(run_id, store, artifacts, documents_of=last[-1] if last else None)
+    return _of_artifacts(run_id, store, artifacts, documents_of=last[-1:] or None)
 
 
 def _of_artifacts(
-    label: str, store: Store, artifacts: Sequence[Artifact], documents_of: str | None = None
+    label: str, store: Store, artifacts: Sequence[Artifact], documents_of: Container[str] | None = None
 ) -> Collection:
-    """`documents_of` is the stage whose documents count where several stages have some."""
+    """`documents_of` are the stages whose documents count where several stages have some."""
     from illada.data.snapshots import open_shards, shards_of
 
     found = Collection(label=label)
     for artifact in artifacts:
-        if documents_of in (None, artifact.stage):
+        if documents_of is None or artifact.stage in documents_of:
             found.documents += _under(artifact, "documents/")
         found.rejected += _under(artifact, "rejected/")
         for split in _SPLITS:

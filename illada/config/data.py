@@ -247,7 +247,7 @@ class DataConfig(Config):
         if self.corpus is not None and self.decontaminate.removes:
             raise ValueError(
                 f"decontaminate.action {self.decontaminate.action}: the tokens of a data.corpus are made by its "
-                "refreshes, which do not cut: say action: report, or name data.sources"
+                "refreshes, which have a decontaminate of their own: say action: report, or name data.sources"
             )
         return self
 

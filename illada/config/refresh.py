@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import Field, model_validator
 
 from illada.config.base import Config
-from illada.config.data import CorpusName, Curate, Deduplicate, Tokenize, Tokenizer
+from illada.config.data import CorpusName, Curate, Decontaminate, Deduplicate, Tokenize, Tokenizer
 from illada.config.names import SourceName
 from illada.config.privacy import Privacy
 from illada.config.quality import Quality
@@ -77,7 +77,8 @@ class RefreshConfig(RunConfig):
     """Find what is new in the sources of `corpus` and publish its next snapshot.
 
     `quality`, `deduplicate`, `tokenizer` and `tokenize` belong to the corpus: its first snapshot fixes them.
-    `curate`, `privacy` and which of new duplicates is kept (`deduplicate.keep`) may change.
+    `curate`, `privacy`, which of new duplicates is kept (`deduplicate.keep`) and the benchmarks whose text is removed
+    from new documents (`decontaminate`) may change.
     """
 
     workflow: Literal["refresh"] = "refresh"
@@ -87,6 +88,7 @@ class RefreshConfig(RunConfig):
     privacy: Privacy | None = Privacy()
     quality: Quality | None = None
     deduplicate: Deduplicate = Deduplicate()
+    decontaminate: Decontaminate = Decontaminate()
     tokenizer: Tokenizer
     tokenize: Tokenize = Tokenize()
 
@@ -105,6 +107,15 @@ class RefreshConfig(RunConfig):
         names = [source.name for source in self.sources]
         if len(set(names)) != len(names):
             raise ValueError(f"source names must differ, got {names}")
+        return self
+
+    @model_validator(mode="after")
+    def _benchmarks_are_removed(self) -> Self:
+        if self.decontaminate.benchmarks and not self.decontaminate.removes:
+            raise ValueError(
+                "decontaminate.action report: a refresh makes no report (releases do, of the whole corpus): say cut or "
+                "drop, or leave decontaminate out"
+            )
         return self
 
     @model_validator(mode="after")

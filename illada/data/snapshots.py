@@ -24,7 +24,8 @@ from illada.data.shards import INDEX, ShardError, TokenShards
 SNAPSHOT_VERSION = 2
 STAGE = "snapshot"
 SPLITS = ("train", "held_out")
-_STAGES = ("curate", "quality-model", "quality", "deduplicate", "tokenizer", "tokenize")
+_STAGES = ("curate", "quality-model", "quality", "deduplicate", "decontaminate-documents", "tokenizer", "tokenize")
+_DOCUMENTS = ("decontaminate-documents", "deduplicate")  # the first of them that there is was tokenized
 _LEARNED = ("quality-model", "tokenizer")  # by the corpus's first refresh, for all that follow
 _VALUE, _SHARDS, _SOURCES = "snapshot.json", "shards.parquet", "sources.parquet"
 _FORMAT = 1
@@ -88,6 +89,10 @@ class Snapshot:
         if self.value["previous"] is not None:
             made = [stage for stage in made if stage not in _LEARNED]
         return [*acquired, *(self.built(stage) for stage in made), self.artifact]
+
+    def documents(self) -> Artifact:
+        """The documents whose tokens its refresh added."""
+        return self.built(next(stage for stage in _DOCUMENTS if stage in self.value["built"]))
 
     def previous(self) -> Snapshot | None:
         """The snapshot it was made from."""

@@ -231,7 +231,7 @@ def test_what_is_kept_holds_nothing_and_clean_text_is_untouched(indexed: list[st
     ("changes", "message"),
     [
         ({"decontaminate": {"action": "cut"}}, "action cut needs benchmarks"),
-        ({"sources": (), "corpus": {"name": "web", "snapshot": 1}}, r"refreshes, which do not cut"),
+        ({"sources": (), "corpus": {"name": "web", "snapshot": 1}}, r"refreshes, which have a decontaminate"),
     ],
 )
 def test_what_cannot_be_done_is_refused(changes: dict[str, Any], message: str) -> None:

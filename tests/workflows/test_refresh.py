@@ -36,8 +36,8 @@ def second_state(root: Path) -> None:
     write_listing(root / "warc.paths.gz", ["one.warc.gz", "two.warc.gz"])
 
 
-def texts(snapshot: Snapshot) -> set[int]:
-    """Numbers of the reports in its shards, of both splits; asserts that none comes twice."""
+def decoded(snapshot: Snapshot) -> list[str]:
+    """The documents in its shards, of both splits."""
     tokenizer = TextTokenizer.load(snapshot.built("tokenizer").local())
     found = []
     for split in ("train", "held_out"):
@@ -45,8 +45,13 @@ def texts(snapshot: Snapshot) -> set[int]:
         for index in range(len(shards)):
             values, offsets = shards.values(index), shards.offsets(index)
             for start, end in itertools.pairwise(offsets):
-                text = tokenizer.decode(values[start + 1 : end - 1].tolist())
-                found.append(next(n for n in CANDIDATES if report(n).split("\n")[1] in text))
+                found.append(tokenizer.decode(values[start + 1 : end - 1].tolist()))
+    return found
+
+
+def texts(snapshot: Snapshot) -> set[int]:
+    """Numbers of the reports in its shards; asserts that none comes twice."""
+    found = [next(n for n in CANDIDATES if report(n).split("\n")[1] in text) for text in decoded(snapshot)]
     assert len(found) == len(set(found))
     return set(found)
 
@@ -61,6 +66,7 @@ def test_the_example_is_a_refresh() -> None:
         ({"sources": [{"kind": "folder", "name": "x", "files": "warc", "location": "/x", "patern": "*"}]}, "'pattern'"),
         ({"sources": [{"kind": "folder", "name": "x", "files": "pdf", "location": "/x"}]}, "files: "),
         ({"sources": [config.sources[0].identity()] * 2}, "source names must differ"),
+        ({"decontaminate": {"benchmarks": [{"name": "x", "paths": ["x"], "columns": ["y"]}]}}, "makes no report"),
     ):
         with pytest.raises(ConfigError, match=fault):
             parse_workflow(dump_config(config), **change)
@@ -106,6 +112,35 @@ def test_a_refresh_takes_what_is_new_once(corpus: Path) -> None:
     assert [snapshot.number for snapshot in two.history()] == [1, 2]
     funnel = {row["step"]: row for row in two.built("deduplicate").statistics["funnel"]}
     assert funnel["exact"]["dropped"] | funnel["near"]["dropped"] == {"known_duplicate": 3, "duplicate": 1}
+
+
+@pytest.mark.slow
+def test_benchmark_text_is_cut_from_what_is_new(tmp_path: Path) -> None:
+    planted = {number: report(number).split("\n")[3] for number in (5, 205)}
+    benchmark = tmp_path / "benchmark.jsonl"
+    benchmark.write_text("".join(json.dumps({"text": text}) + "\n" for text in planted.values()))
+    cut = {"action": "cut", "benchmarks": [{"name": "planted", "paths": [str(benchmark)], "columns": ["text"]}]}
+    config = configuration(tmp_path, decontaminate=cut)
+    first_state(tmp_path)
+    run_refresh(config, tmp_path / "runs.db")
+    second_state(tmp_path)
+    run_refresh(config, tmp_path / "runs.db")
+    one, two = (open_snapshot(Store(tmp_path / "store"), "web", number) for number in (1, 2))
+    assert texts(two) == {*range(30), *range(100, 130), *range(200, 215), *range(300, 310)}
+    for snapshot, number in ((one, 5), (two, 205)):
+        documents = snapshot.documents()
+        assert documents.stage == "decontaminate-documents" and documents in snapshot.artifacts()
+        assert {name: documents.statistics[name] for name in ("contaminated", "cut_documents", "cuts")} == {
+            "contaminated": 1, "cut_documents": 1, "cuts": 1,
+        }  # fmt: skip
+        rest = set(report(number).split("\n")[1:]) - {planted[number]}
+        assert sum(rest <= set(text.split("\n")) for text in decoded(two)) == 1
+    assert not any(text in document for text in planted.values() for document in decoded(two))
+
+    write_lines(tmp_path / "lines" / "known.jsonl", (3, 200))
+    run_refresh(config, tmp_path / "runs.db")
+    three = open_snapshot(Store(tmp_path / "store"), "web", 3)
+    assert three.documents().stage == "deduplicate" and three.totals == two.totals
 
 
 def test_nothing_new_publishes_nothing(corpus: Path) -> None:
