@@ -29,6 +29,7 @@ from training_setup import CASES, Case, write_shards
 from illada.artifacts import write_json
 from illada.model.arithmetic import parameters, token_flops
 
+SHOWN = ("ratio", "utilisation", "cpu_ratio", "cpu_utilisation", "memory_ratio", "load")
 LOOPS = Path(__file__).with_name("training_loops.py")
 
 
@@ -45,7 +46,7 @@ def main() -> None:
     for name in options.cases:
         result = _measure(CASES[name], options)
         write_json(options.out / f"training-{name}.json", result)
-        print(json.dumps({name: {key: result[key] for key in ("ratio", "utilisation", "memory_ratio", "load")}}))
+        print(json.dumps({name: {key: result[key] for key in SHOWN}}))
 
 
 def _measure(case: Case, options: argparse.Namespace) -> dict[str, Any]:
@@ -65,8 +66,10 @@ def _measure(case: Case, options: argparse.Namespace) -> dict[str, Any]:
                     sys.exit(f"the {role} round of {case.name} failed:\n{done.stderr}")
                 found.append(json.loads(done.stdout.splitlines()[-1]))
     load.append(os.getloadavg()[0])
-    peak = max(found["flops"] for found in rounds.pop("gemm"))
+    gemm = rounds.pop("gemm")
+    peak, cpu_peak = (max(found[name] for found in gemm) for name in ("flops", "flops_per_cpu_second"))
     rates = {role: [found["tokens_per_second"] for found in runs] for role, runs in rounds.items()}
+    cpu = {role: statistics.median(found["tokens_per_cpu_second"] for found in runs) for role, runs in rounds.items()}
     memory = {role: max(found["peak_bytes"] for found in runs) for role, runs in rounds.items()}
     median = {role: statistics.median(values) for role, values in rates.items()}
     masked = statistics.fmean(found["masked"] for found in rounds["illada"])
@@ -81,10 +84,13 @@ def _measure(case: Case, options: argparse.Namespace) -> dict[str, Any]:
         "threads": options.threads,
         "tokens_per_second": rates,
         "ratio": {role: median["illada"] / median[role] for role in roles if role != "illada"},
+        "tokens_per_cpu_second": cpu,
+        "cpu_ratio": {role: cpu["illada"] / cpu[role] for role in roles if role != "illada"},
         "masked_fraction": masked,
         "useful_flops_per_token": useful,
         "gemm_flops": peak,
         "utilisation": useful * median["illada"] / peak,
+        "cpu_utilisation": useful * cpu["illada"] / cpu_peak,
         "peak_bytes": memory,
         "memory_ratio": {role: memory[role] / memory["illada"] for role in roles if role != "illada"},
         "loader_share": max(found["loader_share"] for found in rounds["illada"]),

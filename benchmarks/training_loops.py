@@ -40,24 +40,37 @@ def main() -> None:
     print(json.dumps(ROLES[options.role](CASES[options.case], options)))
 
 
-def _found(case: Case, seconds: list[float]) -> dict[str, Any]:
-    counted = seconds[WARM_UP:]
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-    return {"tokens_per_second": case.batch * case.window * len(counted) / sum(counted), "peak_bytes": peak}
+def _found(case: Case, ends: list[tuple[float, float]]) -> dict[str, Any]:
+    """`ends` are those of all steps, by the clock and in this process's CPU time, which load does not lengthen."""
+    (begun, cpu_begun), *_, (ended, cpu_ended) = ends[WARM_UP - 1 :]
+    tokens = case.batch * case.window * (len(ends) - WARM_UP)
+    return {
+        "tokens_per_second": tokens / (ended - begun),
+        "tokens_per_cpu_second": tokens / (cpu_ended - cpu_begun),
+        "peak_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
+    }
+
+
+def _now() -> tuple[float, float]:
+    return time.perf_counter(), time.process_time()
 
 
 def _gemm(case: Case, options: argparse.Namespace) -> dict[str, Any]:
     """Operations a second of the fastest of several square products."""
+    from illada.model.products import matmul
+
     torch.set_num_threads(options.threads)
-    best = 0.0
+    best = best_cpu = 0.0
     with torch.no_grad():
         for size in (1024, 2048, 3072):
             left, right = (torch.randn(size, size).to(getattr(torch, case.dtype)) for _ in range(2))
             for _ in range(6):
-                started = time.perf_counter()
-                left @ right
-                best = max(best, 2 * size**3 / (time.perf_counter() - started))
-    return {"flops": best}
+                begun, cpu_begun = _now()
+                matmul(left, right)
+                ended, cpu_ended = _now()
+                best = max(best, 2 * size**3 / (ended - begun))
+                best_cpu = max(best_cpu, 2 * size**3 / (cpu_ended - cpu_begun))
+    return {"flops": best, "flops_per_cpu_second": best_cpu}
 
 
 def _illada(case: Case, options: argparse.Namespace) -> dict[str, Any]:
@@ -97,12 +110,12 @@ def _illada(case: Case, options: argparse.Namespace) -> dict[str, Any]:
 
     Loader.batch = timed  # type: ignore[method-assign]
     claim(job.work, job.epoch)
-    loop.run(job)
+    ends: list[tuple[float, float]] = []
+    loop.run(job, on_row=lambda row: ends.append(_now()))
     rows = read_rows(job.work, METRICS)[WARM_UP:]
-    seconds = [row["seconds"] for row in rows]
-    return _found(case, [0.0] * WARM_UP + seconds) | {
+    return _found(case, ends) | {
         "masked": sum(row["masked_fraction"] for row in rows) / len(rows),
-        "loader_share": sum(loading[WARM_UP:]) / sum(seconds),
+        "loader_share": sum(loading[WARM_UP:]) / sum(row["seconds"] for row in rows),
     }
 
 
@@ -134,9 +147,8 @@ def _published(case: Case, options: argparse.Namespace) -> dict[str, Any]:
     optimizer = torch.optim.AdamW(model.parameters(), lr=PEAK_RATE, betas=betas, weight_decay=settings.weight_decay)
     windows = Windows(TokenShards.open(Folder.at(options.folder / "shards")), case.window)
     loader = Loader(windows, case.batch, training.seed, training.objective)
-    taken = []
+    ends = []
     for step in range(options.steps + WARM_UP):
-        started = time.perf_counter()
         batch = loader.batch(step, 0, case.batch)
         tokens, hidden = torch.from_numpy(batch.tokens), torch.from_numpy(batch.mask)
         over_p = torch.from_numpy(batch.weight)
@@ -149,8 +161,8 @@ def _published(case: Case, options: argparse.Namespace) -> dict[str, Any]:
         torch.nn.utils.clip_grad_norm_(model.parameters(), settings.clip)
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
-        taken.append(time.perf_counter() - started)
-    return _found(case, taken)
+        ends.append(_now())
+    return _found(case, ends)
 
 
 def _dllm(case: Case, options: argparse.Namespace) -> dict[str, Any]:
@@ -174,11 +186,11 @@ def _dllm(case: Case, options: argparse.Namespace) -> dict[str, Any]:
         {"input_ids": tokens, "labels": tokens}
         for tokens in (torch.from_numpy(windows[row].astype(np.int64)) for row in range(len(windows)))
     ]
-    stamps: list[float] = []
+    ends: list[tuple[float, float]] = []
 
     class Clock(transformers.TrainerCallback):
         def on_step_end(self, *_: Any, **__: Any) -> None:
-            stamps.append(time.perf_counter())
+            ends.append(_now())
 
     trainer = mdlm.MDLMTrainer(
         args=mdlm.MDLMConfig(
@@ -202,7 +214,7 @@ def _dllm(case: Case, options: argparse.Namespace) -> dict[str, Any]:
         callbacks=[Clock()],
     )
     trainer.train()
-    return _found(case, [0.0, *np.diff(stamps).tolist()])
+    return _found(case, ends)
 
 
 ROLES: dict[str, Callable[[Case, argparse.Namespace], dict[str, Any]]] = {

@@ -81,10 +81,10 @@ def test_memory_of_the_8b_model_by_hand() -> None:
     assert memory.optimizer == 12 * count // 128  # Megatron-Core's user guide: 6 + 12/d bytes in all
     per_token = (4 * 4096 + 3 * 4096 + 3 * 1024 + 5 * 14336) / 2  # tensor-parallel ranks divide the sequence as well
     assert memory.activations == (32 * per_token + 4096 / 2 + 4096) * 8192 * 2
-    # at the head's peak: tiles of 512 rows kept, gradients of weight and, in float32, of hidden states, two copies of
-    # these, a tile's part of the weight's, and a sum for each tile and position
+    # at the head's peak: kept tiles of 512 rows, gradients of weight and, in float32, of hidden states, copies of these
+    # in float32 and bfloat16, and a sum for each tile and position
     assert memory.logits == 2**28
-    head = 155_136 // 2 * 4096 * 2 + 8192 * 4096 * (4 + 2 + 2) + 512 * 4096 * 2 + 152 * 8192 * 4
+    head = 155_136 // 2 * 4096 * 2 + 8192 * 4096 * (4 + 4 + 2) + 152 * 8192 * 4
     assert memory.head_gradient == head
     assert memory.boundary == memory.layer_gradient == 0
     state = memory.weights + memory.gradients + memory.optimizer
