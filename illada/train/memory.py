@@ -147,7 +147,7 @@ def _head(vocabulary: int, hidden: int, tokens: int, width: int) -> tuple[int, i
     peaks = (
         (kept + made, sums),
         (kept, gradients + tokens * hidden * 4 + (tokens * hidden * width if width == 2 else 0)),
-        (kept, gradients + tokens * hidden * 2 * width + rows * hidden * width - tile * width),
+        (kept, gradients + tokens * hidden * 2 * width + rows * hidden * width),
         (0, gradients + tokens * hidden * 2 * 4),
     )
     return max(peaks, key=sum)
