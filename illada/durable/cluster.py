@@ -103,14 +103,24 @@ def _initialise(placement: Placement) -> None:
     # The node manager looks for its object store once before the store can be up, then sleeps this long (default 1 s).
     os.environ.setdefault("RAY_raylet_client_connect_timeout_milliseconds", "50")
     os.environ.setdefault("RAY_raylet_client_num_connect_attempts", "400")
-    ray.init(
-        address="local",  # never join somebody else's cluster by accident
-        num_cpus=placement.ray_cpus,
-        object_store_memory=placement.object_store_mb * 2**20,
-        include_dashboard=False,
-        _temp_dir=_short_temporary_folder(),
-        **quiet,
-    )
+    for attempts_left in (2, 1, 0):
+        try:
+            ray.init(
+                address="local",  # never join somebody else's cluster by accident
+                num_cpus=placement.ray_cpus,
+                object_store_memory=placement.object_store_mb * 2**20,
+                include_dashboard=False,
+                _temp_dir=_short_temporary_folder(),
+                **quiet,
+            )
+            break
+        except Exception as error:  # Ray raises nothing more special, after 30 s that cannot be set
+            if "timed out during startup" not in str(error):
+                raise
+            if not attempts_left:
+                raise RuntimeError(
+                    "Ray did not start within 30 s, three times: this machine is busy; run the same command again"
+                ) from error
     found = ray.cluster_resources()
     _check_capacity(placement, float(found.get("CPU", 0)), float(found.get("memory", 0)))
 

@@ -99,6 +99,30 @@ def test_it_outlives_the_thread_that_started_it(cluster: Cluster) -> None:
     assert all(started.process.poll() is None for kind in ("gcs_server", "raylet") for started in processes[kind])
 
 
+def test_slow_start_is_tried_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a busy machine Ray gives up on itself after half a minute."""
+    import ray
+
+    outcomes = [Exception("The current node timed out during startup."), None]
+    resources = {"CPU": 1.0, "memory": 2.0**33}
+    monkeypatch.setattr(ray, "cluster_resources", lambda: resources)
+
+    def start(**_: Any) -> None:
+        outcome = outcomes.pop(0)
+        if outcome is not None:
+            raise outcome
+
+    monkeypatch.setattr(ray, "init", start)
+    cluster_module._initialise(PLACEMENT)
+    assert not outcomes
+    outcomes = [Exception("The current node timed out during startup.")] * 3
+    with pytest.raises(RuntimeError, match="machine is busy; run the same command again"):
+        cluster_module._initialise(PLACEMENT)
+    outcomes = [ValueError("num_cpus")]
+    with pytest.raises(ValueError, match="num_cpus"):
+        cluster_module._initialise(PLACEMENT)
+
+
 def test_result_and_progress_come_back(cluster: Cluster) -> None:
     progress = Recorder()
     result = run_remote(count, 6, progress=progress, pause=0.2)
