@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from illada.model.products import batched, matmul, on_cpu
+from illada.model.products import batched, dense, matmul, on_cpu
 
 
 @pytest.mark.parametrize("shape", [(3, 5, 7), (64, 2, 96), (1, 96), (0, 96)], ids=str)
@@ -23,6 +23,17 @@ def test_equals_float64(shape: tuple[int, ...], dtype: torch.dtype) -> None:
         product = batched(left, left.transpose(1, 2))
         expected = left.double() @ left.double().transpose(1, 2)
         torch.testing.assert_close(product.double(), expected, rtol=0.01, atol=tolerance)
+
+
+def test_weights_with_gaps_are_copied_and_no_others() -> None:
+    """oneDNN has no kernel for them but its reference."""
+    rows, columns = torch.randn(7, 12), torch.randn(12, 7).t()
+    for weight in (rows, columns):
+        assert dense(weight) is weight
+        gaps = weight[:5, :5]
+        assert not gaps.is_contiguous() and not gaps.t().is_contiguous()
+        assert dense(gaps).is_contiguous() and dense(gaps).equal(gaps)
+        torch.testing.assert_close(matmul(weight[:, :5], gaps), weight[:, :5] @ gaps)
 
 
 def test_what_stands_for_memory_is_left_to_torch() -> None:
