@@ -26,8 +26,10 @@ TEXTS = [
     "The quick brown fox doesn't jump over the lazy dog's bed; it'll sleep. " * 5,
     "Der schnelle braune Fuchs springt über den faulen Hund. Быстрая лиса. 素早い茶色の狐。\n\n\tdef f(x):\n",
 ]
+# Of the characters that Unicode 17 added the two may know different classes, as their versions of Unicode differ; the
+# stage's running check is for such. Python 3.11 has Unicode 14: what it knows, both know.
 pieces = st.one_of(
-    st.text(max_size=20),
+    st.text(st.characters(exclude_categories=("Cn", "Cs")), max_size=20),
     st.sampled_from([*SPECIAL_TOKENS, "'s", "'LL", " ", "\n", "\r\n", "\0", "\u0301", "the", " fox", "12"]),
 )
 
