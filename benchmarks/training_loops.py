@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import resource
 import sys
 import time
@@ -37,7 +38,8 @@ def main() -> None:
     parser.add_argument("--threads", type=int, required=True)
     parser.add_argument("--dllm", type=Path)
     options = parser.parse_args()
-    print(json.dumps(ROLES[options.role](CASES[options.case], options)))
+    print(json.dumps(ROLES[options.role](CASES[options.case], options)), flush=True)
+    os._exit(0)  # Megatron's process groups outlive their end, and abort the interpreter's shutdown now and then
 
 
 def _found(case: Case, ends: list[tuple[float, float]]) -> dict[str, Any]:
