@@ -28,7 +28,7 @@ from pipelines.pool import Results, Unit, run_units
 from pipelines.rows import add_counts
 from pipelines.shared import share_array
 
-TOKENIZE_VERSION = 2
+TOKENIZE_VERSION = 3
 _UNIT_GROUPS = 8  # Parquet row groups a unit
 _LEAST_OF_SHARD = 256  # of a shard's tokens, the part that a language needs to have shards of its own
 

@@ -7,14 +7,17 @@ knows by heart; it is used where it proves to give the reference's ids, and by n
 from __future__ import annotations
 
 import json
+import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
+from itertools import groupby
 from pathlib import Path
 from typing import Protocol
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 from numpy.typing import DTypeLike, NDArray
 
 from illada.data.tokenizer import BOS_ID, EOS_ID, SPECIAL_TOKENS, TextTokenizer
@@ -33,9 +36,20 @@ PROBES: tuple[str, ...] = (
     "\u0645\u0631\u062d\u0628\u0627 \u200f\u200b\u2060\u200d \u05e9\u05dc\u05d5\u05dd",
     "\U0001f3f3\ufe0f\u200d\U0001f308\U0001f469\u200d\U0001f467 \U0010ffff\ue000\ufffd\uffff",
     "".join(chr(code) for block in range(0x20, 0x33480, 0x40) for code in range(block, block + 8)
-            if not 0xD800 <= code < 0xE000),
+            if unicodedata.category(chr(code)) not in ("Cn", "Cs")),
 )  # fmt: skip
 """What encoders are known to differ in: text that spells special tokens, NULs, long runs, marks, all scripts."""
+
+
+def _recent() -> str:
+    """Expression for a character that is unassigned in Python's version of Unicode, but may be assigned in another."""
+
+    def recent(code: int) -> bool:
+        never = 0xFDD0 <= code < 0xFDF0 or code & 0xFFFE == 0xFFFE  # the standard's noncharacters
+        return unicodedata.category(chr(code)) == "Cn" and not never
+
+    runs = (list(codes) for found, codes in groupby(range(0x110000), recent) if found)
+    return "[" + "".join(f"\\x{{{codes[0]:x}}}-\\x{{{codes[-1]:x}}}" for codes in runs) + "]"
 
 
 class EncoderError(ValueError):
@@ -85,6 +99,9 @@ class ReferenceEncoder:
 class FastEncoder:
     """gigatoken, on the calling thread, from a tokenizer folder.
 
+    Texts with characters that are newer than Python's version of Unicode are left to the reference: what class such a
+    character has, and with it where text is split, depends on the version each library knows.
+
     Raises:
         EncoderError: it does not know the tokenizer's split expression.
     """
@@ -94,6 +111,8 @@ class FastEncoder:
     def __init__(self, folder: Path) -> None:
         import gigatoken
 
+        self._reference = ReferenceEncoder(TextTokenizer.load(folder))
+        self._recent = _recent()
         description = json.loads((folder / "tokenizer.json").read_text(encoding="utf-8"))
         description["added_tokens"] = []  # text that spells a special token stays text
         try:
@@ -113,7 +132,19 @@ class FastEncoder:
             if isinstance(error, KeyboardInterrupt | SystemExit):
                 raise
             raise EncoderError(f"gigatoken failed ({type(error).__name__}: {error})") from None  # its panics, too
-        return Encoded(ids=np.asarray(layout.content.data), offsets=np.asarray(layout.offsets.data))
+        encoded = Encoded(ids=np.asarray(layout.content.data), offsets=np.asarray(layout.offsets.data))
+        recent = pc.indices_nonzero(pc.match_substring_regex(texts, self._recent)).to_pylist()
+        return _replaced(encoded, recent, self._reference.encode(texts.take(recent))) if recent else encoded
+
+
+def _replaced(encoded: Encoded, texts: Sequence[int], others: Encoded) -> Encoded:
+    """`encoded`, with the ids of `texts` in it from `others`, where they are all there is."""
+    ids = [encoded.of(text) for text in range(len(encoded.offsets) - 1)]
+    for number, text in enumerate(texts):
+        ids[text] = others.of(number)
+    offsets = np.zeros(len(encoded.offsets), np.int64)
+    np.cumsum([len(each) for each in ids], out=offsets[1:])
+    return Encoded(ids=np.concatenate(ids), offsets=offsets)
 
 
 def differences(encoder: Encoder, reference: Encoder, texts: Sequence[str]) -> list[int]:
