@@ -6,7 +6,6 @@ from typing import Any
 
 from illada.artifacts import Store
 from illada.config import WorkflowConfig
-from illada.data.batch_sizes import BatchSizes
 from illada.data.corpora import open_snapshot
 from illada.data.mixture_loader import MixtureLoader
 
@@ -21,16 +20,5 @@ def planned_mixture(config: WorkflowConfig) -> list[dict[str, Any]] | None:
     mixture, corpus, training = config.data.mixture, config.data.corpus, config.pretrain
     if mixture is None or corpus is None:
         return None
-    assert training.steps is not None, "the configuration is checked for this"
     shards = open_snapshot(Store(config.placement.store), corpus.name, corpus.snapshot).shards("train")
-    loader = MixtureLoader(
-        shards,
-        mixture,
-        training.window,
-        training.steps,
-        training.global_batch,
-        training.seed,
-        training.objective,
-        sizes=BatchSizes.of(training),
-    )
-    return loader.table(0)
+    return MixtureLoader.of(shards, mixture, training).table(0)

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from illada.artifacts import fingerprint
-from illada.config import Mixture, Objective
+from illada.config import Mixture, Objective, Training
 from illada.data.batch_sizes import BatchSizes
 from illada.data.groups import GroupedWindows
 from illada.data.interleave import Interleave
@@ -56,6 +56,22 @@ class MixtureLoader(Loader):
         self.planned = plan_rows(mixture, self.groups, self.sizes.before(steps), window)
         self._interleave = Interleave(self.planned)
         self._group_order = functools.lru_cache(maxsize=_ORDERS)(self._group_permutation)
+
+    @classmethod
+    def of(cls, shards: TokenShards, mixture: Mixture, training: Training, domain: str = "train") -> MixtureLoader:
+        """The loader of a stage, whose `training` has `steps`."""
+        assert training.steps is not None, "the configuration is checked for this"
+        return cls(
+            shards,
+            mixture,
+            training.window,
+            training.steps,
+            training.global_batch,
+            training.seed,
+            training.objective,
+            sizes=BatchSizes.of(training),
+            domain=domain,
+        )
 
     def achieved(self, step: int) -> Sequence[int]:
         """Rows of each group in the first `step` steps."""

@@ -75,7 +75,8 @@ class Job:
         """
         training = self.training
         if self.mixture is not None:
-            return self._mixed(self.mixture)
+            assert not self.moves, "the configuration is checked for this"
+            return MixtureLoader.of(open_shards(self.shards), self.mixture, training, domain=self.domain)
         domain, sizes = self.domain, BatchSizes.of(training)
         if training.objective.responses is not None:
             conversations = Conversations(open_shards(self.shards), training.window)
@@ -91,21 +92,6 @@ class Job:
         moves = list(zip((step for step, _ in self.moves), later, strict=True))
         return MovingLoader(
             windows, moves, training.global_batch, training.seed, training.objective, domain=domain, sizes=sizes
-        )
-
-    def _mixed(self, mixture: Mixture) -> MixtureLoader:
-        training = self.training
-        assert training.steps is not None and not self.moves, "the configuration is checked for this"
-        return MixtureLoader(
-            open_shards(self.shards),
-            mixture,
-            training.window,
-            training.steps,
-            training.global_batch,
-            training.seed,
-            training.objective,
-            domain=self.domain,
-            sizes=BatchSizes.of(training),
         )
 
     def shards_at(self, step: int) -> ShardSource:
