@@ -6,7 +6,7 @@ import shutil
 from pathlib import Path
 
 import pytest
-from train_helpers import TRAINING, WINDOW, placement, published, trace, write_shards
+from train_helpers import TRAINING, WINDOW, placement, published, trace
 from train_ranks import job, on_ranks
 
 from illada.config import BatchStage
@@ -15,11 +15,6 @@ from illada.train.checkpoint import FOLDER
 RAMP = tuple(BatchStage(batch=batch, until_tokens=tokens) for batch, tokens in ((2, 256), (4, 900)))
 RAMPED = TRAINING.model_copy(update={"batch_ramp": RAMP, "steps": 12})
 SIZES = [2] * 4 + [4] * 6 + [8] * 2
-
-
-@pytest.fixture(scope="module")
-def shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_shards(tmp_path_factory.mktemp("data") / "shards")
 
 
 @pytest.fixture(scope="module")

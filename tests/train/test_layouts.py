@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from train_helpers import MODEL, TRAINING, placement, published, trace, write_shards
+from train_helpers import MODEL, TRAINING, placement, published, trace
 from train_ranks import job, on_ranks
 
 from illada.config import Schedule, Training
@@ -24,11 +24,6 @@ LAYOUTS: list[dict[str, int]] = [
     {"data": 2},
     {"context": 2, "pipeline": 2, "virtual": 2},
 ]
-
-
-@pytest.fixture(scope="module")
-def shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_shards(tmp_path_factory.mktemp("data") / "shards")
 
 
 @pytest.fixture(scope="module")
