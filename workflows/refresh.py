@@ -26,9 +26,9 @@ from illada.data.snapshots import SNAPSHOT_VERSION, STAGE, Snapshot, build_snaps
 from illada.durable.cluster import run_remote
 from illada.durable.engine import StageRunner
 from illada.durable.stages import StaleHistory
-from pipelines.benchmarks import decontaminate_identity, removal_identity
+from pipelines.benchmarks import decontaminate_identity
 from pipelines.curate import CURATE_VERSION, curate
-from pipelines.decontaminate_documents import CLEAN, DECONTAMINATE_DOCUMENTS_VERSION, decontaminate_documents
+from pipelines.decontaminate_documents import CLEAN
 from pipelines.deduplicate import DEDUPLICATE_VERSION, deduplicate
 from pipelines.discover import DISCOVER_VERSION, DISCOVERY, discover
 from pipelines.index import INDEX_VERSION, SignatureIndex, key_config, open_index
@@ -39,6 +39,7 @@ from pipelines.sources.growing import Listed, unchanged
 from pipelines.take import TAKE_VERSION, take, taking_identity
 from pipelines.tokenize import TOKENIZE_VERSION, tokenize_documents
 from pipelines.tokenizer import TOKENIZER_VERSION, build_tokenizer
+from workflows.cleaning import clean_documents
 from workflows.qualities import MODEL, SELECTION, quality_configs, select_documents
 from workflows.registry import Workflow
 from workflows.texts import curate_config
@@ -158,17 +159,7 @@ def _next(
     )
     built = {"curate": curated, **better, "deduplicate": documents}
     if config.decontaminate.removes and any(name.startswith("documents/") for name in documents.names):
-        whole = documents
-        documents = built[CLEAN] = run.stage(
-            CLEAN,
-            DECONTAMINATE_DOCUMENTS_VERSION,
-            removal_identity(config.decontaminate),
-            {"documents": whole.fingerprint},
-            lambda attempt, progress: decontaminate_documents(
-                config.decontaminate, whole, attempt, place, progress, may_be_empty=growing
-            ),
-            place.identity(),
-        )
+        documents = built[CLEAN] = clean_documents(run, config.decontaminate, documents, place, may_be_empty=growing)
     if previous is None:
         tokenizer = built["tokenizer"] = run.stage(
             "tokenizer",

@@ -12,15 +12,15 @@ from illada.data.corpora import open_snapshot
 from illada.data.snapshots import STAGE, Snapshot
 from illada.durable.engine import StageRunner
 from pipelines.acquire import ACQUIRE_VERSION, acquire, source_identity
-from pipelines.benchmarks import removal_identity
 from pipelines.curate import CURATE_VERSION, curate
-from pipelines.decontaminate_documents import CLEAN, DECONTAMINATE_DOCUMENTS_VERSION, decontaminate_documents
+from pipelines.decontaminate_documents import CLEAN
 from pipelines.deduplicate import DEDUPLICATE_VERSION, deduplicate
 from pipelines.sites import sites_identity
 from pipelines.substrings import STAGE as SUBSTRINGS
 from pipelines.substrings import SUBSTRINGS_VERSION, substrings
 from pipelines.tokenize import TOKENIZE_VERSION, tokenize_documents
 from pipelines.tokenizer import TOKENIZER_VERSION, build_tokenizer
+from workflows.cleaning import clean_documents
 from workflows.publish import remote
 from workflows.qualities import SELECTION, select_documents
 
@@ -101,15 +101,7 @@ def texts_from_sources(run: StageRunner, config: WorkflowConfig) -> Texts:
             place.identity(),
         )
     if data.decontaminate.removes:
-        whole = documents
-        documents = clean[CLEAN] = run.stage(
-            CLEAN,
-            DECONTAMINATE_DOCUMENTS_VERSION,
-            removal_identity(data.decontaminate),
-            {"documents": whole.fingerprint},
-            lambda attempt, progress: decontaminate_documents(data.decontaminate, whole, attempt, place, progress),
-            place.identity(),
-        )
+        documents = clean[CLEAN] = clean_documents(run, data.decontaminate, documents, place)
     tokenizer = run.stage(
         "tokenizer",
         TOKENIZER_VERSION,
